@@ -1,0 +1,104 @@
+"""Start the operator: settings, connections, wiring, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+import aiohttp
+import kopf
+from prometheus_client import start_http_server
+
+from pilotage_operator.adapters.kubernetes import Cluster
+from pilotage_operator.adapters.lease import Lease
+from pilotage_operator.adapters.observer import Observer
+from pilotage_operator.adapters.prometheus import Prometheus
+from pilotage_operator.adapters.telemetry import JsonFormatter
+from pilotage_operator.handlers import events
+from pilotage_operator.handlers.queue import Queue
+from pilotage_operator.handlers.reconcile import Reconciler
+from pilotage_operator.settings import Settings
+
+METRICS_PORT = 9090
+HEALTH_ENDPOINT = "http://0.0.0.0:8080/healthz"
+_log = logging.getLogger("pilotage")
+
+
+def main() -> None:
+    """Run until stopped; the exit code is 1 when the Lease is lost or a part fails."""
+    settings = Settings()  # pyright: ignore[reportCallIssue] - the fields come from the environment
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # Kopf logs every event of every object; what matters is logged by the reconciler with its reason.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    start_http_server(METRICS_PORT)
+    asyncio.run(run(settings))
+
+
+async def run(settings: Settings) -> None:
+    """Hold the Lease, watch, reconcile."""
+    async with await Cluster.connect() as cluster, aiohttp.ClientSession() as session:
+        observer = Observer(cluster, Prometheus(session, settings.prometheus_url), settings.install)
+        queue = Queue()
+        workers = events.Workers(queue, Reconciler(cluster, observer))
+        lease = Lease(cluster, settings.namespace, settings.pod_name)
+        served = [resource for resource in events.OPTIONAL if await cluster.serves(resource)]
+        registry = kopf.OperatorRegistry()
+        events.register(registry, queue, optional=served)
+        kopf.on.probe(registry=registry, id="reconciles")(lambda **_: _alive(workers))
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=registry,
+                settings=_kopf_settings(),
+                standalone=True,
+                clusterwide=not settings.watch_namespaces,
+                namespaces=settings.watch_namespaces,
+                liveness_endpoint=HEALTH_ENDPOINT,
+            )
+        )
+        acting = asyncio.create_task(_act(lease, workers))
+        done, running = await asyncio.wait({watching, acting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if acting in done:
+            acting.result()
+            _log.error("the Lease was lost; stopping so that two operators never act at once")
+            sys.exit(1)
+        watching.result()
+
+
+async def _act(lease: Lease, workers: events.Workers) -> None:
+    """Reconcile only while the Lease is held."""
+    await lease.acquire()
+    reconciling = asyncio.create_task(workers.run())
+    keeping = asyncio.create_task(lease.keep())
+    done, running = await asyncio.wait({reconciling, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+def _alive(workers: events.Workers) -> dict[str, Any]:
+    stuck = workers.stuck()
+    if stuck:
+        raise RuntimeError(f"stuck for over {events.STUCK_AFTER_SECONDS:g} s: {stuck}")
+    return {"stuck": []}
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.networking.connect_timeout = 10
+    settings.networking.request_timeout = 60
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 360
+    return settings
+
+
+if __name__ == "__main__":
+    main()

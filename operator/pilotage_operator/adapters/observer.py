@@ -1,0 +1,130 @@
+"""Everything that one decision looks at, read at once: a Snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pilotage_operator.adapters.kubernetes import Cluster
+from pilotage_operator.adapters.prometheus import Prometheus
+from pilotage_operator.adapters.resources import (
+    BUILT_IN,
+    CHILDREN,
+    ISTIO,
+    MODEL_DEPLOYMENT,
+    POD,
+    PROMETHEUS_RULE,
+    SERVICE_MONITOR,
+    Resource,
+)
+from pilotage_operator.api.modeldeployment import ModelDeployment, parse
+from pilotage_operator.core import names, revisions
+from pilotage_operator.core.children.rules import objectives
+from pilotage_operator.core.install import Features, Install
+from pilotage_operator.core.pods import pod_from
+from pilotage_operator.core.signals import Outage, Signals
+from pilotage_operator.core.snapshot import Snapshot
+
+_FEATURES_LAST = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class _Known:
+    features: Features
+    seen_at: datetime
+
+
+class Observer:
+    """Reads the world for one ModelDeployment at a time."""
+
+    def __init__(self, cluster: Cluster, prometheus: Prometheus, install: Install) -> None:
+        self._cluster = cluster
+        self._prometheus = prometheus
+        self._install = install
+        self._known: _Known | None = None
+
+    async def observe(self, namespace: str, name: str) -> Snapshot | None:
+        """Read the snapshot; None once the ModelDeployment is gone or going."""
+        manifest = await self._cluster.get(MODEL_DEPLOYMENT, namespace, name)
+        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            return None
+        deployment = parse(manifest)
+        features = await self._features()
+        kinds = _kinds(features, self._install)
+        mine = f"{names.LABEL_DEPLOYMENT}={name}"
+        (pods, *listed), signals, owners = await asyncio.gather(
+            asyncio.gather(*(self._cluster.list(kind, namespace, labels=mine) for kind in (POD, *kinds))),
+            self._signals(deployment, features),
+            self._host_owners(deployment, features),
+        )
+        found = {names.key_of(item): item for items in listed for item in items}
+        children = {key: item for key, item in found.items() if _owned(item, deployment.metadata.uid)}
+        return Snapshot(
+            now=datetime.now(UTC),
+            deployment=deployment,
+            inputs=revisions.inputs_of(manifest["spec"]),
+            install=self._install,
+            features=features,
+            children=children,
+            strangers=frozenset(key for key in found if key not in children),
+            pods=tuple(pod for pod in map(pod_from, pods) if pod is not None),
+            signals=signals,
+            host_owners=owners,
+        )
+
+    async def occupied(self, namespace: str, manifest: dict[str, Any]) -> bool:
+        """Whether the name of a child to be created belongs to somebody else's object."""
+        kind, name = names.key_of(manifest)
+        return await self._cluster.get(CHILDREN[kind], namespace, name) is not None
+
+    async def _signals(self, deployment: ModelDeployment, features: Features) -> Signals | Outage | None:
+        if not features.prometheus_rules:
+            return None
+        rollout, canary = deployment.status.rollout, deployment.status.canary
+        since = rollout.step_started_at if rollout else None
+        if deployment.status.rollback and not deployment.status.rollback.completed_at and canary:
+            since = canary.traffic_started_at
+        return await self._prometheus.look(
+            deployment.namespace, deployment.name, objectives(deployment.spec.slo), since=since
+        )
+
+    async def _host_owners(self, deployment: ModelDeployment, features: Features) -> dict[str, str]:
+        """Hosts of this ModelDeployment that another's VirtualService holds; older objects win a tie."""
+        wanted = set(deployment.spec.routing.hosts or ())
+        if not wanted or not features.istio:
+            return {}
+        managed = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+        rivals = await self._cluster.list(ISTIO[0], None, labels=managed)
+        owners: dict[str, str] = {}
+        for rival in sorted(rivals, key=lambda item: item["metadata"]["creationTimestamp"]):
+            metadata = rival["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (deployment.namespace, deployment.name):
+                continue
+            for host in wanted.intersection(rival["spec"].get("hosts", [])):
+                owners.setdefault(host, f"{metadata['namespace']}/{metadata['name']}")
+        return owners
+
+    async def _features(self) -> Features:
+        now = datetime.now(UTC)
+        if self._known is None or now - self._known.seen_at > _FEATURES_LAST:
+            istio, prometheus_rules, service_monitors = await asyncio.gather(
+                *(self._cluster.serves(kind) for kind in (ISTIO[0], PROMETHEUS_RULE, SERVICE_MONITOR))
+            )
+            self._known = _Known(Features(istio, prometheus_rules, service_monitors), now)
+        return self._known.features
+
+
+def _kinds(features: Features, install: Install) -> Sequence[Resource]:
+    return (
+        *BUILT_IN,
+        *(ISTIO if features.istio else ()),
+        *((PROMETHEUS_RULE,) if features.prometheus_rules else ()),
+        *((SERVICE_MONITOR,) if features.service_monitors and install.service_monitors else ()),
+    )
+
+
+def _owned(item: dict[str, Any], uid: str) -> bool:
+    return any(ref["uid"] == uid for ref in item["metadata"].get("ownerReferences", []))

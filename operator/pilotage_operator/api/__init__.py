@@ -1,0 +1,1 @@
+"""What users write: the ModelDeployment, one file a section."""

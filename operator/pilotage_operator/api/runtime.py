@@ -1,0 +1,100 @@
+"""`spec.runtime`: how to run the model."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MaxLen, MinLen
+
+from pilotage_operator.api.schema import ApiModel, Integer, Keys, ListMap, Matches, Quantity
+
+_LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+_LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+
+Image = Annotated[
+    str,
+    MinLen(1),
+    MaxLen(512),
+    Matches(
+        "[A-Za-z0-9][-A-Za-z0-9._/:@]*", "must be the name of an image, such as registry.example/name:tag"
+    ),
+]
+EnvName = Annotated[
+    str,
+    MaxLen(128),
+    Matches("[A-Za-z_][A-Za-z0-9_]*", "must be letters, digits and '_', and not begin with a digit"),
+]
+LabelKey = Annotated[
+    str, MaxLen(316), Matches(_LABEL_KEY, "must be the key of a label: an optional PREFIX/ and a name")
+]
+LabelValue = Annotated[
+    str,
+    MaxLen(63),
+    Matches(_LABEL_VALUE, "must be the value of a label: at most 63 letters, digits, '-', '_', '.'"),
+]
+Amounts = Annotated[
+    dict[str, Quantity],
+    MaxLen(8),
+    Keys(
+        r"cpu|memory|ephemeral-storage|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?",
+        "each resource must be cpu, memory, ephemeral-storage or a device's name such as nvidia.com/gpu",
+    ),
+]
+NodeLabels = Annotated[
+    dict[str, LabelValue],
+    MaxLen(16),
+    Keys(_LABEL_KEY, "each key must be the key of a label: an optional PREFIX/ and a name"),
+]
+
+
+class Resources(ApiModel):
+    """What the container that serves the model asks of its node."""
+
+    requests: Amounts | None = None
+    """What is set aside for each pod, by resource. The CPU request is also the measure of
+    scaling.targetCPUUtilizationPercent. Where cpu or memory is absent: cpu 250m, memory 256Mi."""
+    limits: Amounts | None = None
+    """What each pod may use at most, by resource. Where memory is absent: 1Gi. Without a CPU limit the model
+    may use what its node has to spare."""
+
+
+class EnvVar(ApiModel):
+    """One environment variable."""
+
+    name: EnvName
+    """Name of the variable. Names that begin with PILOTAGE_ belong to the operator."""
+    value: Annotated[str, MaxLen(4096)]
+    """Value of the variable, taken as it is."""
+
+
+class Toleration(ApiModel):
+    """One taint that the model's pods put up with."""
+
+    key: LabelKey | None = None
+    """Key of the taint. Absent, with operator Exists: every taint."""
+    operator: Literal["Exists", "Equal"] | None = None
+    """Exists: the taint may have any value. Equal: it has this value. Absent: Equal."""
+    value: LabelValue | None = None
+    """Value of the taint; only with operator Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint. Absent: every effect."""
+    toleration_seconds: Annotated[Integer, Ge(0), Le(2**31 - 1)] | None = None
+    """How long a pod stays on its node once the taint is there; only with effect NoExecute. Absent: for ever."""
+
+
+class RuntimeSpec(ApiModel):
+    """How the model is run. A change here makes a new revision, which is rolled out in steps."""
+
+    image: Image | None = None
+    """Image of the inference runtime. Absent: the install's. A revision keeps the image with which it was
+    made, so an upgrade of the operator restarts nothing."""
+    resources: Resources | None = None
+    """CPU, memory and devices for each pod."""
+    workers: Annotated[Integer, Ge(1), Le(64)] | None = None
+    """How many processes serve the model in each pod, each with a copy of it. Absent: 1."""
+    threads: Annotated[Integer, Ge(1), Le(256)] | None = None
+    """How many threads one inference may use. Absent: as many as the CPU quota gives each worker."""
+    env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None
+    """Environment variables of the container that serves the model."""
+    node_selector: NodeLabels | None = None
+    """Labels that a node must have to run the model's pods."""
+    tolerations: Annotated[list[Toleration], MaxLen(16)] | None = None
+    """Taints that the model's pods put up with."""

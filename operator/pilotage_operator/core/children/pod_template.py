@@ -1,0 +1,169 @@
+"""The pod template of a revision: `fetch` brings the model, `inference` serves it.
+
+Rendered once, when the revision is made, and stored in its ControllerRevision: nothing that may change
+later (routing, rollout, scaling) may reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pilotage_operator.api.modeldeployment import ModelDeployment
+from pilotage_operator.core import names
+from pilotage_operator.core.install import Install
+
+GRACE_SECONDS = 330
+"""Longer than the longest request (time-outs are at most 300 s) and the drain, so it never depends on routing."""
+DRAIN_SECONDS = 15
+MODEL_FOLDER = "/models"
+CLAIM_FOLDER = "/mnt/model-claim"
+CREDENTIALS_FOLDER = "/etc/pilotage/credentials"
+REVISION_FOLDER = "/etc/pilotage/revision"
+_USER = 65532
+_DEFAULT_RESOURCES = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_FETCH_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def pod_template(deployment: ModelDeployment, revision: str, install: Install) -> dict[str, Any]:
+    """Render the pods of a revision: restricted, without an API token, credentials only where they are used."""
+    model, runtime = deployment.spec.model, deployment.spec.runtime
+    image = (runtime.image if runtime else None) or install.runtime_image
+    settings = _settings(deployment, install)
+    claim = _claim(model.uri)
+    volumes: list[dict[str, Any]] = [
+        {"name": "model", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {
+            "name": "revision",
+            "configMap": {"name": names.digest_config_map(revision), "optional": True},
+        },
+    ]
+    fetch_mounts: list[dict[str, Any]] = [
+        {"name": "model", "mountPath": MODEL_FOLDER},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a private emptyDir on a read-only root
+        {"name": "revision", "mountPath": REVISION_FOLDER, "readOnly": True},
+    ]
+    if model.credentials_secret_ref:
+        volumes.append({"name": "credentials", "secret": {"secretName": model.credentials_secret_ref.name}})
+        fetch_mounts.append({"name": "credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True})
+        settings.append({"name": "PILOTAGE_CREDENTIALS_DIR", "value": CREDENTIALS_FOLDER})
+    if claim:
+        volumes.append({"name": "claim", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        fetch_mounts.append({"name": "claim", "mountPath": CLAIM_FOLDER, "readOnly": True})
+    common = {
+        "image": image,
+        "imagePullPolicy": install.runtime_image_pull_policy,
+        "securityContext": _RESTRICTED,
+        "terminationMessagePolicy": "File",
+    }
+    fetch = {
+        "name": names.FETCH_CONTAINER,
+        **common,
+        "args": ["fetch"],
+        "env": settings,
+        "resources": _FETCH_RESOURCES,
+        "volumeMounts": fetch_mounts,
+    }
+    inference = {
+        "name": names.INFERENCE_CONTAINER,
+        **common,
+        "args": ["serve"],
+        "env": [*_user_env(deployment), *_serving_settings(deployment)],
+        "ports": [
+            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"},
+        ],
+        "resources": _resources(deployment),
+        "volumeMounts": [
+            {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
+        ],
+        "startupProbe": _probe("/v2/health/ready", period=1, failures=600),
+        "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
+        "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
+    }
+    spec: dict[str, Any] = {
+        "initContainers": [fetch],
+        "containers": [inference],
+        "volumes": volumes,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    if runtime and runtime.node_selector:
+        spec["nodeSelector"] = dict(runtime.node_selector)
+    if runtime and runtime.tolerations:
+        spec["tolerations"] = [toleration.to_dict() for toleration in runtime.tolerations]
+    return {"metadata": {"labels": names.labels(deployment.name, revision)}, "spec": spec}
+
+
+def _settings(deployment: ModelDeployment, install: Install) -> list[dict[str, Any]]:
+    model = deployment.spec.model
+    wanted: dict[str, str | None] = {
+        "PILOTAGE_MODEL_NAME": deployment.model_name,
+        "PILOTAGE_MODEL_URI": model.uri,
+        "PILOTAGE_MODEL_DIGEST": model.digest,
+        "PILOTAGE_MODEL_FORMAT": model.format,
+        "PILOTAGE_MODEL_DIR": MODEL_FOLDER,
+        "PILOTAGE_PINNED_DIGEST_FILE": f"{REVISION_FOLDER}/digest",
+        "PILOTAGE_ALLOW_PRIVATE_ADDRESSES": str(install.allow_private_addresses).lower(),
+        "PILOTAGE_MAX_MODEL_BYTES": str(install.max_model_bytes),
+    }
+    return _environment(wanted)
+
+
+def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
+    runtime = deployment.spec.runtime
+    threads = runtime.threads if runtime else None
+    wanted = {
+        "PILOTAGE_MODEL_NAME": deployment.model_name,
+        "PILOTAGE_MODEL_FORMAT": deployment.spec.model.format,
+        "PILOTAGE_MODEL_DIR": MODEL_FOLDER,
+        "PILOTAGE_WORKERS": str((runtime.workers if runtime else None) or 1),
+        "PILOTAGE_THREADS": None if threads is None else str(threads),
+        "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
+    }
+    return _environment(wanted)
+
+
+def _environment(wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in wanted.items() if value is not None]
+
+
+def _user_env(deployment: ModelDeployment) -> list[dict[str, Any]]:
+    runtime = deployment.spec.runtime
+    return [variable.to_dict() for variable in (runtime.env if runtime else None) or ()]
+
+
+def _resources(deployment: ModelDeployment) -> dict[str, Any]:
+    runtime = deployment.spec.runtime
+    given = runtime.resources.to_dict() if runtime and runtime.resources else {}
+    return {part: {**_DEFAULT_RESOURCES[part], **given.get(part, {})} for part in ("requests", "limits")}
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }
+
+
+def _claim(uri: str) -> str | None:
+    parts = urlsplit(uri)
+    return parts.netloc if parts.scheme == "pvc" else None

@@ -1,0 +1,98 @@
+"""The VirtualService that splits traffic by weight, and a DestinationRule for each revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pilotage_operator.api.routing import RoutingSpec
+from pilotage_operator.core import names
+
+IDLE_TIMEOUT = "60s"
+"""Shorter than the runtime's own idle time-out, so that Envoy closes first and no request meets a reset."""
+_RETRIES = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
+"""Only those that never reached a model; Istio's default also repeats inferences, and so hides errors."""
+
+
+def virtual_service(
+    owner: str,
+    namespace: str,
+    *,
+    routing: RoutingSpec,
+    hosts: Sequence[str],
+    gateways: Sequence[str],
+    weights: Mapping[str, int],
+) -> dict[str, Any]:
+    """`weights` maps revision to percent, adding up to 100; a revision of weight 0 has no route at all."""
+    live = {revision: weight for revision, weight in weights.items() if weight > 0}
+    rules: list[dict[str, Any]] = []
+    common = {"timeout": f"{routing.timeout_seconds}s", "retries": _RETRIES}
+    if routing.version_header:
+        rules += [
+            {
+                "name": f"pinned-{revision}",
+                "match": [{"headers": {routing.version_header: {"exact": revision}}}],
+                "route": [_destination(revision, namespace)],
+                **common,
+            }
+            for revision in live
+        ]
+    split = [{**_destination(revision, namespace), "weight": weight} for revision, weight in live.items()]
+    rules.append({"name": "split", "route": split, **common})
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": owner, "labels": names.labels(owner)},
+        "spec": {
+            "hosts": [names.service_host(owner, namespace), *hosts],
+            "gateways": ["mesh", *gateways],
+            "http": rules,
+        },
+    }
+
+
+def destination_rule(
+    revision: str, owner: str, namespace: str, *, routing: RoutingSpec, canary: bool
+) -> dict[str, Any]:
+    """Connections to a revision. No ejection while it is a canary: that would hide its errors."""
+    policy: dict[str, Any] = {"connectionPool": {"http": {"idleTimeout": IDLE_TIMEOUT}}}
+    breaker = routing.circuit_breaker
+    if breaker:
+        policy["connectionPool"] = {
+            "tcp": {"maxConnections": breaker.max_connections},
+            "http": {"idleTimeout": IDLE_TIMEOUT, "http1MaxPendingRequests": breaker.max_pending_requests},
+        }
+        if not canary:
+            policy["outlierDetection"] = {
+                "consecutive5xxErrors": breaker.consecutive_5xx_errors,
+                "interval": f"{breaker.interval_seconds}s",
+                "baseEjectionTime": f"{breaker.base_ejection_seconds}s",
+                "maxEjectionPercent": breaker.max_ejection_percent,
+            }
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": {"name": revision, "labels": names.labels(owner, revision)},
+        "spec": {"host": names.service_host(revision, namespace), "trafficPolicy": policy},
+    }
+
+
+def weights_in(virtual_service: Mapping[str, Any], namespace: str) -> dict[str, int]:
+    """Read back revision → percent from a live VirtualService's split; empty when it has none."""
+    suffix = names.service_host("", namespace)
+    for rule in virtual_service.get("spec", {}).get("http", []):
+        if rule.get("name") == "split":
+            return {
+                route["destination"]["host"].removesuffix(suffix): route.get("weight", 100)
+                for route in rule.get("route", [])
+            }
+    return {}
+
+
+def _destination(revision: str, namespace: str) -> dict[str, Any]:
+    return {
+        "destination": {
+            "host": names.service_host(revision, namespace),
+            "port": {"number": names.SERVICE_PORT},
+        }
+    }

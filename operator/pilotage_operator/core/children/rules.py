@@ -1,0 +1,233 @@
+"""The SLO rules of a ModelDeployment: static, and without a notion of who is stable or canary.
+
+Every revision is compared with the others of its ModelDeployment by a one-sided two-proportion z-test. An
+alert with the label `pilotage_action: rollback` moves traffic only if its revision is the one that the
+operator is rolling out. A rule fires on significance, never on a count alone: five bad requests are the
+least that can tell a fault from bad luck.
+
+Burn-rate factors: Google SRE Workbook, chapter 5 (14.4 spends 2 % of a 30-day budget in an hour).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pilotage_operator.api.slo import SLOSpec
+from pilotage_operator.core import names
+
+LEAST_BAD_REQUESTS = 5
+SIGNIFICANT_Z = 3.0
+FAST_BURN = 14.4
+SLOW_BURN = 6.0
+_HIGHEST_THRESHOLD = 0.25
+_BY = "namespace, modeldeployment, model, revision"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One SLO as a ratio of bad requests to requests."""
+
+    slo: str
+    alert: str
+    budget: float
+    """The share of bad requests that the objective allows."""
+    summary: str
+    latency_seconds: float | None = None
+
+    @property
+    def threshold(self) -> float:
+        """The share of bad requests above which a revision may be taken back."""
+        return min(FAST_BURN * self.budget, _HIGHEST_THRESHOLD)
+
+    def requests(self, selector: str, function: str, window: str) -> str:
+        metric = (
+            "inference_request_duration_seconds_count" if self.latency_seconds else "inference_requests_total"
+        )
+        return f"sum by ({_BY}) ({function}({metric}{{{selector}}}[{window}]))"
+
+    def bad_requests(self, selector: str, function: str, window: str) -> str:
+        if self.latency_seconds is not None:
+            bucket = (
+                f'inference_request_duration_seconds_bucket{{{selector}, le=~"{_le(self.latency_seconds)}"}}'
+            )
+            return (
+                f"{self.requests(selector, function, window)}"
+                f" - sum by ({_BY}) ({function}({bucket}[{window}]))"
+            )
+        codes = "4.." if self.slo == "requests" else "5.."
+        bad = f'inference_requests_total{{{selector}, code=~"{codes}"}}'
+        return (
+            f"sum by ({_BY}) ({function}({bad}[{window}])) or 0 * {self.requests(selector, function, window)}"
+        )
+
+
+def objectives(slo: SLOSpec) -> list[Objective]:
+    """What a revision is held to: its SLOs, and not refusing what the others accept."""
+    found: list[Objective] = []
+    if slo.availability:
+        found.append(
+            Objective(
+                "availability",
+                "PilotageRevisionFailing",
+                _budget(slo.availability.objective_percent),
+                "answers 5xx to more requests than its availability objective and the other revisions do",
+            )
+        )
+    if slo.latency:
+        found.append(
+            Objective(
+                "latency",
+                "PilotageRevisionSlow",
+                _budget(slo.latency.objective_percent),
+                f"answers more requests later than {slo.latency.threshold_milliseconds} ms than its objective"
+                " and the other revisions do",
+                slo.latency.threshold_milliseconds / 1000,
+            )
+        )
+    found.append(
+        Objective(
+            "requests",
+            "PilotageRevisionRefusing",
+            0.01,
+            "answers 4xx to requests that the other revisions accept (a renamed or retyped input?)",
+        )
+    )
+    return found
+
+
+def prometheus_rule(
+    owner: str, namespace: str, *, slo: SLOSpec, interval_seconds: int, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """`interval_seconds` is the scrape interval: rules look as often as there is something new to see."""
+    selector = f'namespace="{namespace}", modeldeployment="{owner}"'
+    held_to = objectives(slo)
+    short = f"{max(60, 4 * interval_seconds)}s"
+    comparison = [
+        rule
+        for objective in held_to
+        for window in (short, "300s")
+        for rule in _comparison(objective, selector, window)
+    ]
+    comparison.append(_unscraped(selector, interval_seconds))
+    budgets = [
+        rule for objective in held_to if objective.slo != "requests" for rule in _burn(objective, selector)
+    ]
+    groups: list[dict[str, Any]] = [
+        {
+            "name": names.rule_group(namespace, owner),
+            "interval": f"{interval_seconds}s",
+            "rules": comparison,
+        }
+    ]
+    if budgets:
+        groups.append(
+            {"name": f"{names.rule_group(namespace, owner)}-budget", "interval": "60s", "rules": budgets}
+        )
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": owner, "labels": {**labels, **names.labels(owner)}},
+        "spec": {"groups": groups},
+    }
+
+
+def _comparison(objective: Objective, selector: str, window: str) -> list[dict[str, Any]]:
+    labels = {"slo": objective.slo, "window": window}
+    mine = f'{{{selector}, slo="{objective.slo}", window="{window}"}}'
+    requests, bad = f"pilotage:requests:increase{mine}", f"pilotage:bad_requests:increase{mine}"
+    other_requests, other_bad = (
+        f"pilotage:other_requests:increase{mine}",
+        f"pilotage:other_bad_requests:increase{mine}",
+    )
+    pooled = f"(({bad} + {other_bad}) / ({requests} + {other_requests}))"
+    z = (
+        f"({bad} / {requests} - {other_bad} / {other_requests})"
+        f" / sqrt({pooled} * (1 - {pooled}) * (1 / {requests} + 1 / {other_requests}))"
+    )
+    significant = f"pilotage:bad_requests:z{mine} > {SIGNIFICANT_Z:g}"
+    if objective.slo != "requests":
+        significant += f" or {other_requests} < 1"
+    return [
+        _record("pilotage:requests:increase", objective.requests(selector, "increase", window), labels),
+        _record(
+            "pilotage:bad_requests:increase", objective.bad_requests(selector, "increase", window), labels
+        ),
+        _record("pilotage:other_requests:increase", _others(requests), {}),
+        _record("pilotage:other_bad_requests:increase", _others(bad), {}),
+        _record("pilotage:bad_requests:z", z, {}),
+        {
+            "alert": objective.alert,
+            "expr": (
+                f"{bad} / {requests} > {objective.threshold:g}"
+                f" and {bad} >= {LEAST_BAD_REQUESTS}"
+                f" and ({significant})"
+            ),
+            "labels": {"severity": "page", "pilotage_action": "rollback"},
+            "annotations": {
+                "summary": f"Revision {{{{ $labels.revision }}}} {objective.summary}.",
+                "description": f"{{{{ $value | humanizePercentage }}}} of its requests in {window} were bad;"
+                f" {objective.threshold * 100:g}% is the most before it is taken back.",
+                "threshold": f"{objective.threshold:g}",
+            },
+        },
+    ]
+
+
+def _others(series: str) -> str:
+    """The same figure of all the other revisions together, on each revision's own labels."""
+    group = "namespace, modeldeployment, slo, window"
+    return f"-({series} - on ({group}) group_left () sum by ({group}) ({series}))"
+
+
+def _unscraped(selector: str, interval_seconds: int) -> dict[str, Any]:
+    by = "namespace, modeldeployment, revision"
+    missed = f"max_over_time(up{{{selector}}}[{2 * interval_seconds + 1}s]) == 0"
+    served_before = f"max_over_time(up{{{selector}}}[10m]) == 1"
+    return {
+        "alert": "PilotageRevisionGone",
+        "expr": f"count by ({by}) ({missed} and {served_before}) == count by ({by}) (up{{{selector}}})",
+        "labels": {"severity": "page", "pilotage_action": "rollback", "slo": "liveness"},
+        "annotations": {
+            "summary": "No pod of revision {{ $labels.revision }} answered its last two scrapes.",
+            "description": "{{ $value }} pods that answered before are silent now.",
+            "threshold": "0",
+        },
+    }
+
+
+def _burn(objective: Objective, selector: str) -> list[dict[str, Any]]:
+    def share(window: str) -> str:
+        bad = objective.bad_requests(selector, "rate", window)
+        return f"({bad}) / ({objective.requests(selector, 'rate', window)})"
+
+    def alert(severity: str, factor: float, long: str, short: str) -> dict[str, Any]:
+        limit = min(factor * objective.budget, _HIGHEST_THRESHOLD)
+        return {
+            "alert": "PilotageErrorBudgetBurn",
+            "expr": f"{share(long)} > {limit:g} and {share(short)} > {limit:g}",
+            "labels": {"severity": severity, "slo": objective.slo, "window": long},
+            "annotations": {
+                "summary": f"Revision {{{{ $labels.revision }}}} burns its {objective.slo} budget"
+                f" {factor:g} times too fast.",
+                "description": f"{{{{ $value | humanizePercentage }}}} of its requests in {long} were bad.",
+                "threshold": f"{limit:g}",
+            },
+        }
+
+    return [alert("page", FAST_BURN, "1h", "5m"), alert("ticket", SLOW_BURN, "6h", "30m")]
+
+
+def _record(name: str, expr: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {"record": name, "expr": expr, **({"labels": labels} if labels else {})}
+
+
+def _budget(objective_percent: float) -> float:
+    return round(1 - objective_percent / 100, 9)
+
+
+def _le(seconds: float) -> str:
+    """The bucket's label as Prometheus 2 and 3 write it: `1` and `1.0`. Dots are literal."""
+    text = f"{seconds:g}"
+    return text.replace(".", r"\\.") if "." in text else rf"{text}|{text}\\.0"

@@ -1,0 +1,171 @@
+"""A snapshot, read: the questions that the rollout's table asks of it, each answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pilotage_operator.api.status import CanaryStatus, Rejected, RolloutStatus, StatusModel, Step
+from pilotage_operator.core import clock, revisions, sizing
+from pilotage_operator.core.children.pod_template import pod_template
+from pilotage_operator.core.children.rules import objectives
+from pilotage_operator.core.pods import Failure, worst_failure
+from pilotage_operator.core.revisions import Revision
+from pilotage_operator.core.snapshot import Snapshot
+from pilotage_operator.core.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the table's guards and effects read."""
+
+    snapshot: Snapshot
+
+    @property
+    def status(self) -> StatusModel:
+        return self.snapshot.status
+
+    @property
+    def canary(self) -> CanaryStatus:
+        """The revision rolling out; only asked where the table knows that there is one."""
+        assert self.status.canary is not None
+        return self.status.canary
+
+    @property
+    def rollout(self) -> RolloutStatus:
+        assert self.status.rollout is not None
+        return self.status.rollout
+
+    @property
+    def now(self) -> str:
+        return clock.stamp(self.snapshot.now)
+
+    def since(self, moment: str | None) -> float:
+        """Seconds since a stamp."""
+        return clock.seconds_between(moment, self.snapshot.now)
+
+    # What the spec wants.
+
+    @cached_property
+    def inputs_hash(self) -> str:
+        return revisions.inputs_hash(self.snapshot.inputs)
+
+    @cached_property
+    def rejection(self) -> Rejected | None:
+        """The rejection that keeps the wanted content from being tried."""
+        token = self.snapshot.deployment.spec.rollout.retry_token
+        of_content = [r for r in self.status.rejected if r.inputs_hash == self.inputs_hash]
+        return next((r for r in of_content if r.retry_token == token), None)
+
+    @cached_property
+    def wanted(self) -> Revision:
+        """The revision that the spec asks for: a stored one, or a new one with today's defaults."""
+        attempt = 1 + sum(r.inputs_hash == self.inputs_hash for r in self.status.rejected)
+        stored = revisions.find(self.snapshot.history, self.snapshot.inputs, attempt)
+        return stored or self._new(self.snapshot.inputs, attempt)
+
+    def _new(self, inputs: Mapping[str, Any], attempt: int) -> Revision:
+        deployment = self.snapshot.deployment
+        name = revisions.revision_name(deployment.name, inputs, attempt)
+        return Revision(
+            name=name,
+            inputs=inputs,
+            template=pod_template(deployment, name, self.snapshot.install),
+            attempt=attempt,
+            number=1 + max((r.number for r in self.snapshot.history), default=0),
+        )
+
+    @property
+    def wants_stable(self) -> bool:
+        return self._runs(self.status.stable.revision if self.status.stable else None)
+
+    @property
+    def wants_canary(self) -> bool:
+        return self._runs(self.status.canary.revision if self.status.canary else None)
+
+    def _runs(self, name: str | None) -> bool:
+        stored = self.snapshot.revision(name)
+        return stored is not None and stored.inputs == self.snapshot.inputs
+
+    # What the canary's pods say.
+
+    @cached_property
+    def needed(self) -> int:
+        return sizing.canary_size(self.status, self.snapshot.deployment.spec.scaling)
+
+    @property
+    def available(self) -> int:
+        return self.snapshot.available(self.canary.revision)
+
+    @property
+    def digest(self) -> str | None:
+        return self.snapshot.digest_of(self.canary.revision)
+
+    @property
+    def enough_pods(self) -> bool:
+        return self.digest is not None and self.available >= self.needed
+
+    @cached_property
+    def failure(self) -> Failure | None:
+        """Why the canary's pods do not serve, the deadline included."""
+        pods = self.snapshot.pods_of(self.canary.revision)
+        found = worst_failure(pods)
+        if found is not None and found.fault == "Model":
+            return found
+        overdue = self._overdue()
+        return overdue if overdue and found is None else found
+
+    def _overdue(self) -> Failure | None:
+        """A pod that had its time and met no outage: the deadline counts only the model's own time."""
+        deadline = self.snapshot.deployment.spec.rollout.progress_deadline_seconds
+        resumed = self.status.rollout.resumed_at if self.status.rollout else None
+        waiting = [p for p in self.snapshot.pods_of(self.canary.revision) if not p.ready and not p.failure]
+        for pod in waiting:
+            spent = min(
+                self.since(clock.stamp(pod.created_at)), self.since(resumed) if resumed else float("inf")
+            )
+            if spent > deadline:
+                return Failure(
+                    "Model",
+                    "Start",
+                    "ProgressDeadlineExceeded",
+                    f"pod {pod.name} is not ready after {deadline} s",
+                )
+        return None
+
+    # What the routes and the metrics say.
+
+    @property
+    def applied_weight(self) -> int:
+        """The canary's share in the live routes."""
+        return self.snapshot.applied_weights.get(self.canary.revision, 0)
+
+    @property
+    def routed(self) -> bool:
+        return self.applied_weight == self.canary.weight
+
+    @property
+    def step(self) -> Step | None:
+        """The step under way; None once all are passed."""
+        steps = self.rollout.steps
+        return steps[self.rollout.step_index] if self.rollout.step_index < len(steps) else None
+
+    @property
+    def manual_weight(self) -> int | None:
+        """The SRE's weight, if it was set for the revision now rolling out."""
+        manual = self.rollout.manual
+        return manual.weight if manual and manual.revision == self.canary.revision else None
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        spec = self.snapshot.deployment.spec
+        return judge(
+            self.snapshot.signals if self.canary.traffic_started_at else None,
+            canary=self.canary.revision,
+            held_to=objectives(spec.slo),
+            least_requests=spec.rollout.min_requests,
+            interval_seconds=self.snapshot.install.scrape_interval_seconds,
+            alone=self.canary.weight == 100,
+        )

@@ -1,0 +1,63 @@
+"""Which hosts and gateways a ModelDeployment may use: the install's allow-lists, and first come, first served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pilotage_operator.core.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What the VirtualService may name, and what was refused and why."""
+
+    hosts: tuple[str, ...]
+    gateways: tuple[str, ...]
+    refusals: tuple[tuple[str, str], ...] = ()
+    """(reason, message)."""
+
+
+def exposure(snapshot: Snapshot) -> Exposure:
+    deployment, install = snapshot.deployment, snapshot.install
+    routing, namespace = deployment.spec.routing, deployment.namespace
+    hosts: list[str] = [f"{deployment.name}.{namespace}.{install.domain}"] if install.domain else []
+    gateways: list[str] = []
+    refusals: list[tuple[str, str]] = []
+    for host in routing.hosts or ():
+        owner = snapshot.host_owners.get(host)
+        if not install.host_allowed(host, namespace):
+            refusals.append(
+                (
+                    "HostNotAllowed",
+                    (
+                        f"spec.routing.hosts: {host} is not allowed in namespace {namespace}; the install's"
+                        " routing.allowedHosts would have to list it."
+                    ),
+                )
+            )
+        elif owner is not None:
+            refusals.append(
+                (
+                    "HostConflict",
+                    (
+                        f"spec.routing.hosts: {host} belongs to ModelDeployment {owner}; it is free once that one's"
+                        " VirtualService is gone."
+                    ),
+                )
+            )
+        else:
+            hosts.append(host)
+    for gateway in routing.gateways or install.default_gateways:
+        if install.gateway_allowed(gateway):
+            gateways.append(gateway)
+        else:
+            refusals.append(
+                (
+                    "GatewayNotAllowed",
+                    (
+                        f"spec.routing.gateways: {gateway} is not among the install's routing.allowedGateways"
+                        f" ({', '.join(install.allowed_gateways) or 'none'})."
+                    ),
+                )
+            )
+    return Exposure(tuple(hosts), tuple(gateways), tuple(refusals))

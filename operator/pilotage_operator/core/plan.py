@@ -1,0 +1,314 @@
+"""Snapshot → the next status and the ordered actions that bring the world there.
+
+Order of actions: what serves before what routes, routes before what they leave behind. A revision is retired
+only after the live routes were seen without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pilotage_operator.api.status import Address, ConditionType, StatusModel
+from pilotage_operator.core import clock, difference, hosts, names, revisions, sizing
+from pilotage_operator.core.children import autoscaler, routes, rules, service_monitor, workload
+from pilotage_operator.core.conditions import Told, merge, phase_conditions
+from pilotage_operator.core.facts import Facts
+from pilotage_operator.core.revisions import Revision
+from pilotage_operator.core.rollout import Event, Move, decide
+from pilotage_operator.core.signals import Outage, Signals
+from pilotage_operator.core.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Create or correct a child by server-side apply."""
+
+    manifest: Mapping[str, Any]
+    creates: bool
+    """The child is not there yet: an object of somebody else under its name must not be taken over."""
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Remove a child that is no longer wanted."""
+
+    key: names.ObjectKey
+
+
+Action = Apply | Delete
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one reconcile does: persist the status, then act in order, then tell."""
+
+    status: StatusModel
+    actions: tuple[Action, ...]
+    events: tuple[Event, ...]
+    reason: str
+    message: str
+    look_again: float | None
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """Decide and render; the same snapshot gives the same plan."""
+    move = decide(Facts(snapshot))
+    exposure = hosts.exposure(snapshot)
+    conflict = _conflict(snapshot)
+    if conflict:
+        move = _stalled(snapshot, conflict)
+    wanted = {} if conflict else {names.key_of(m): m for m in _children(snapshot, move, exposure)}
+    actions = (*_applies(snapshot, wanted), *([] if conflict else _retirements(snapshot, wanted)))
+    events = [move.event] if move.event and not conflict else []
+    events += _corrections(snapshot)
+    status = _told(snapshot, move, exposure, conflict)
+    return Plan(status, actions, tuple(events), move.reason, move.message, move.look_again)
+
+
+# Children.
+
+
+def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Iterator[dict[str, Any]]:
+    """Every child that should be, in the order of its application."""
+    status, deployment = move.status, snapshot.deployment
+    spec, name, namespace = deployment.spec, deployment.name, deployment.namespace
+    stored = {revision.name: revision for revision in snapshot.history}
+    if move.made:
+        stored[move.made.name] = move.made
+    for revision in _remembered(stored.values(), status, spec.rollout.revision_history_limit):
+        yield revisions.controller_revision(revision, name)
+        digest = snapshot.digest_of(revision.name) or revision.given_digest
+        if digest:
+            yield workload.digest(revision, name, digest)
+    canary = status.canary.revision if status.canary else None
+    stable = status.stable.revision if status.stable else None
+    for role in (stable, canary):
+        if role is not None:
+            yield from _workload(snapshot, move, stored[role], canary=role == canary)
+    if stable:
+        yield workload.stable_service(name, stable)
+    if snapshot.features.prometheus_rules:
+        interval = snapshot.install.scrape_interval_seconds
+        labels = snapshot.install.monitoring_labels
+        yield rules.prometheus_rule(name, namespace, slo=spec.slo, interval_seconds=interval, labels=labels)
+        if snapshot.install.service_monitors and snapshot.features.service_monitors:
+            yield service_monitor.service_monitor(name, interval_seconds=interval, labels=labels)
+    if snapshot.features.istio and stable:
+        for role in (stable, canary):
+            if role is not None:
+                yield routes.destination_rule(
+                    role, name, namespace, routing=spec.routing, canary=role == canary
+                )
+        weight = status.canary.weight if status.canary else 0
+        yield routes.virtual_service(
+            name,
+            namespace,
+            routing=spec.routing,
+            hosts=exposure.hosts,
+            gateways=exposure.gateways,
+            weights={stable: 100 - weight, **({canary: weight} if canary else {})},
+        )
+
+
+def _workload(
+    snapshot: Snapshot, move: Move, revision: Revision, *, canary: bool
+) -> Iterator[dict[str, Any]]:
+    spec, owner = snapshot.deployment.spec, snapshot.deployment.name
+    size = (sizing.canary_size if canary else sizing.stable_size)(move.status, spec.scaling)
+    pinned = (snapshot.digest_of(revision.name) or revision.given_digest) is not None
+    fixed = spec.scaling.replicas is not None
+    # Until its content is known a revision has one pod: two could fetch different things.
+    replicas = 1 if not pinned else size if fixed else None
+    yield workload.service(revision, owner)
+    yield workload.deployment(
+        revision,
+        owner,
+        replicas=replicas,
+        min_ready_seconds=spec.rollout.min_ready_seconds,
+        progress_seconds=spec.rollout.progress_deadline_seconds,
+    )
+    if pinned and not fixed:
+        yield autoscaler.autoscaler(
+            revision, owner, least=size, most=spec.scaling.maximum, cpu_percent=spec.scaling.cpu_percent
+        )
+    yield workload.disruption_budget(revision, owner)
+
+
+def _remembered(stored: Any, status: StatusModel, limit: int) -> list[Revision]:
+    """The revisions in use and the newest of the others, oldest first."""
+    in_use = {part.revision for part in (status.stable, status.canary) if part}
+    ordered = sorted(stored, key=lambda revision: revision.number)
+    others = [revision for revision in ordered if revision.name not in in_use]
+    kept = {revision.name for revision in others[-limit:]} if limit else set[str]()
+    return [revision for revision in ordered if revision.name in in_use | kept]
+
+
+def _applies(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, dict[str, Any]]) -> Iterator[Apply]:
+    for key, manifest in wanted.items():
+        live, stamped = snapshot.children.get(key), difference.stamped(manifest)
+        if live is None or (not _immutable(key) and difference.differs(stamped, live)):
+            yield Apply(stamped, creates=live is None)
+
+
+def _immutable(key: names.ObjectKey) -> bool:
+    return key[0] in {"ControllerRevision", "ConfigMap"}
+
+
+_RETIRED_IN_ORDER = (
+    "VirtualService",
+    "DestinationRule",
+    "HorizontalPodAutoscaler",
+    "Deployment",
+    "PodDisruptionBudget",
+    "Service",
+    "ConfigMap",
+    "ControllerRevision",
+    "ServiceMonitor",
+    "PrometheusRule",
+)
+
+
+def _retirements(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, dict[str, Any]]) -> Iterator[Delete]:
+    routed = set(snapshot.applied_weights)
+    unwanted = [key for key in snapshot.children if key not in wanted and key[0] in _RETIRED_IN_ORDER]
+    for kind, name in sorted(unwanted, key=lambda key: (_RETIRED_IN_ORDER.index(key[0]), key[1])):
+        if name not in routed:
+            yield Delete((kind, name))
+
+
+# Status.
+
+
+def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: str | None) -> StatusModel:
+    """The status to write: the move's, completed by what was observed."""
+    status, deployment = move.status, snapshot.deployment
+    changes: dict[str, Any] = {
+        "observed_generation": deployment.metadata.generation,
+        "phase": move.phase,
+        "router": "Istio" if snapshot.features.istio else None,
+        "replicas": len(snapshot.pods),
+        "conditions": merge(
+            snapshot.status.conditions,
+            [
+                *phase_conditions(move.phase, "NameConflict" if conflict else move.reason, move.message),
+                _slo_healthy(snapshot),
+                _traffic_routed(snapshot, exposure),
+            ],
+            generation=deployment.metadata.generation,
+            now=clock.stamp(snapshot.now),
+        ),
+    }
+    if status.stable:
+        name = status.stable.revision
+        changes["stable"] = status.stable.model_copy(update=_observed(snapshot, name))
+        changes["address"] = Address(
+            url=f"http://{names.service_host(deployment.name, deployment.namespace)}"
+        )
+        changes["selector"] = ",".join(
+            f"{key}={value}" for key, value in names.labels(deployment.name, name).items()
+        )
+    if status.canary:
+        name = status.canary.revision
+        changes["canary"] = status.canary.model_copy(
+            update={**_observed(snapshot, name), "applied_weight": snapshot.applied_weights.get(name, 0)}
+        )
+    if status.rollout:
+        changes["rollout"] = status.rollout.model_copy(update={"reason": move.reason})
+    return status.model_copy(update=changes)
+
+
+def _observed(snapshot: Snapshot, revision: str) -> dict[str, Any]:
+    stored = snapshot.revision(revision)
+    return {
+        "model_digest": snapshot.digest_of(revision),
+        "runtime_image": stored.runtime_image if stored else None,
+        "ready_replicas": sum(pod.ready for pod in snapshot.pods_of(revision)),
+    }
+
+
+def _slo_healthy(snapshot: Snapshot) -> Told:
+    kind: ConditionType = "SLOHealthy"
+    if not snapshot.features.prometheus_rules:
+        return (
+            kind,
+            "Unknown",
+            "RulesUnavailable",
+            "The cluster serves no PrometheusRule: SLOs are not watched.",
+        )
+    match snapshot.signals:
+        case None:
+            return kind, "Unknown", "NotObserved", "Nothing was asked of Prometheus yet."
+        case Outage(message=message):
+            return kind, "Unknown", "PrometheusUnreachable", message
+        case Signals(rules_loaded=False):
+            return (
+                kind,
+                "Unknown",
+                "RulesNotLoaded",
+                "Prometheus has not loaded this ModelDeployment's rules.",
+            )
+        case Signals():
+            firing = sorted({f"{a.name} ({a.revision})" for a in snapshot.signals.alerts if a.firing})
+            if firing:
+                return kind, "False", "AlertFiring", f"Firing: {', '.join(firing)}."
+            return kind, "True", "NoAlert", "No alert fires."
+
+
+def _traffic_routed(snapshot: Snapshot, exposure: hosts.Exposure) -> Told:
+    kind: ConditionType = "TrafficRouted"
+    if not snapshot.features.istio:
+        message = "The cluster serves no Istio API: only the stable revision's Service is there."
+        return kind, "False", "RouterAbsent", message
+    if exposure.refusals:
+        reason = exposure.refusals[0][0]
+        return kind, "False", reason, " ".join(message for _, message in exposure.refusals)
+    if not snapshot.applied_weights:
+        return kind, "False", "NoRoute", "No route exists yet."
+    return kind, "True", "Routed", "The routes are in place."
+
+
+# What goes wrong around us.
+
+
+def _conflict(snapshot: Snapshot) -> str | None:
+    """A name that we need and somebody else's object has."""
+    taken = sorted(snapshot.strangers)
+    if not taken:
+        return None
+    listed = ", ".join(f"{kind} {name}" for kind, name in taken)
+    return (
+        f"{listed} exists in namespace {snapshot.deployment.namespace} and does not belong to this"
+        " ModelDeployment. Rename the ModelDeployment, or remove the object."
+    )
+
+
+def _stalled(snapshot: Snapshot, message: str) -> Move:
+    """Nothing is written over another's object; the state stays as it was."""
+    known = any(c.reason == "NameConflict" for c in snapshot.status.conditions)
+    return Move(
+        status=snapshot.status,
+        phase="Failed" if snapshot.status.stable is None else (snapshot.status.phase or "Failed"),
+        reason="NameConflict",
+        message=message,
+        look_again=30.0,
+        event=None if known else Event("NameConflict", message, warning=True),
+    )
+
+
+def _corrections(snapshot: Snapshot) -> list[Event]:
+    """Weights in the live routes that nobody decided: corrected, told, never adopted."""
+    live, before = snapshot.applied_weights, snapshot.status
+    if not live or before.stable is None:
+        return []
+    weight = before.canary.weight if before.canary else 0
+    decided = {before.stable.revision: 100 - weight}
+    if before.canary:
+        decided[before.canary.revision] = weight
+    decided = {revision: share for revision, share in decided.items() if share > 0}
+    if live == decided or before.canary is None or before.canary.applied_weight != weight:
+        return []
+    shown = ", ".join(f"{revision} {share}%" for revision, share in live.items())
+    message = f"The VirtualService's weights were changed to {shown}; they are set back."
+    return [Event("WeightDriftCorrected", message, warning=True)]

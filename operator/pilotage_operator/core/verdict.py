@@ -1,0 +1,178 @@
+"""Alerts and counts → Pass, Fail or Unknown, with the evidence.
+
+Counts gate a step, significance decides a rollback. Alerts of other revisions block nothing. No answer, no
+rules, no requests: Unknown, which holds; silence is never a Pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from math import floor
+
+from pilotage_operator.api.status import Evidence
+from pilotage_operator.core import clock
+from pilotage_operator.core.children.rules import Objective
+from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
+from pilotage_operator.core.significance import worse_than_budget, worse_than_others
+
+_STALE_AFTER_INTERVALS = 4
+
+
+class Outcome(StrEnum):
+    """What may happen next: go on, take back, or wait."""
+
+    PASS = "Pass"  # noqa: S105 - an outcome, no password
+    FAIL = "Fail"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An outcome with the reason that log, Event and condition share."""
+
+    outcome: Outcome
+    reason: str
+    message: str
+    evidence: Evidence | None = None
+
+
+def judge(
+    signals: Signals | Outage | None,
+    *,
+    canary: str,
+    held_to: Sequence[Objective],
+    least_requests: int,
+    interval_seconds: int,
+    alone: bool,
+) -> Verdict:
+    """Judge a revision; `alone` while it takes all traffic, when only the objective can be compared with."""
+    match signals:
+        case None:
+            return Verdict(Outcome.UNKNOWN, "NoTraffic", "No traffic was sent to the new revision yet.")
+        case Outage():
+            return Verdict(Outcome.UNKNOWN, "PrometheusUnreachable", signals.message)
+        case Signals():
+            pass
+    fired = firing_alert(signals, canary)
+    if fired:
+        evidence = evidence_of(signals, canary, held_to, alert=fired)
+        return Verdict(Outcome.FAIL, "AlertFiring", _told(fired, evidence), evidence)
+    for objective in held_to:
+        if _significantly_bad(signals, canary, objective, alone=alone):
+            evidence = evidence_of(signals, canary, held_to, objective=objective)
+            return Verdict(Outcome.FAIL, "SignificantlyWorse", _counted(objective, evidence), evidence)
+    if not signals.rules_loaded:
+        return Verdict(
+            Outcome.UNKNOWN,
+            "RulesNotLoaded",
+            "Prometheus does not have this ModelDeployment's rules: does its ruleSelector match the chart's"
+            " monitoring.labels?",
+        )
+    if _stale(signals, interval_seconds):
+        return Verdict(Outcome.UNKNOWN, "RulesNotEvaluated", "Prometheus stopped evaluating the rules.")
+    pending = next((a for a in signals.alerts if a.revision == canary and a.may_act), None)
+    if pending:
+        return Verdict(Outcome.UNKNOWN, "AlertPending", f"{pending.name} is pending.")
+    seen = floor(max((counts.requests for counts in _of_all(signals, canary, held_to)), default=0) + 0.01)
+    if seen < least_requests:
+        return Verdict(Outcome.UNKNOWN, "TooFewRequests", _patience(seen, least_requests, signals))
+    for objective in held_to:
+        mine = signals.of(objective.slo, canary)
+        rest = signals.others(objective.slo, canary)
+        # Refusals are the clients' own fault until the others accept what this revision refuses.
+        allowed = max(objective.budget, rest.share) if objective.slo == "requests" else objective.budget
+        if objective.slo != "requests" and mine.share > allowed:
+            return Verdict(
+                Outcome.UNKNOWN,
+                "ObjectiveMissed",
+                f"{objective.slo}: {mine.bad:.0f} of {mine.requests:.0f} requests were bad,"
+                f" more than {allowed * 100:g}% but not yet significant.",
+            )
+    return Verdict(Outcome.PASS, "ObjectivesMet", f"{seen} requests within the objectives.")
+
+
+def firing_alert(signals: Signals, revision: str) -> Alert | None:
+    """The alert to act on, worst first."""
+    acting = [a for a in signals.alerts if a.revision == revision and a.may_act and a.firing]
+    return max(acting, key=lambda alert: (alert.value, alert.name), default=None)
+
+
+def evidence_of(
+    signals: Signals,
+    revision: str,
+    held_to: Sequence[Objective],
+    *,
+    alert: Alert | None = None,
+    objective: Objective | None = None,
+) -> Evidence:
+    """What was seen when the decision fell, in figures that can be asked of Prometheus again."""
+    slo = alert.slo if alert else objective.slo if objective else held_to[0].slo
+    measured = objective or next((o for o in held_to if o.slo == slo), None)
+    mine, rest = signals.of(slo, revision), signals.others(slo, revision)
+    return Evidence(
+        signal=slo,
+        alert=alert.name if alert else None,
+        query=alert.query if alert else None,
+        value=_rounded(alert.value if alert else mine.share),
+        threshold=alert.threshold if alert else measured.budget if measured else None,
+        stable_value=_rounded(rest.share) if rest.requests else None,
+        requests=round(mine.requests),
+        failed_requests=round(mine.bad),
+        window_seconds=round(signals.window_seconds),
+        observed_at=clock.stamp(signals.observed_at),
+    )
+
+
+def _significantly_bad(signals: Signals, revision: str, objective: Objective, *, alone: bool) -> bool:
+    mine, rest = signals.of(objective.slo, revision), signals.others(objective.slo, revision)
+    if mine.share <= objective.threshold:
+        return False
+    if rest.requests >= 1 and not alone:
+        return worse_than_others(mine, rest)
+    # With nobody to compare with, a 4xx may be the clients' fault as well as the model's.
+    return objective.slo != "requests" and worse_than_budget(mine, objective.budget)
+
+
+def _stale(signals: Signals, interval_seconds: int) -> bool:
+    if signals.rules_evaluated_at is None:
+        return True
+    return signals.observed_at - signals.rules_evaluated_at > timedelta(
+        seconds=_STALE_AFTER_INTERVALS * interval_seconds
+    )
+
+
+def _of_all(signals: Signals, revision: str, held_to: Sequence[Objective]) -> list[Counts]:
+    return [signals.of(objective.slo, revision) for objective in held_to]
+
+
+def _patience(seen: int, wanted: int, signals: Signals) -> str:
+    if seen == 0 or signals.window_seconds <= 0:
+        return f"0 of {wanted} requests seen."
+    minutes = (wanted - seen) / (seen / signals.window_seconds) / 60
+    left = f"{minutes:.0f} min" if minutes >= 1.5 else f"{minutes * 60:.0f} s"
+    return f"{seen} of {wanted} requests, about {left} at this rate."
+
+
+def _told(alert: Alert, evidence: Evidence) -> str:
+    return (
+        f"{alert.name} fires: {alert.slo} {alert.value:.4g} against a threshold of {alert.threshold:.4g}"
+        f"{_beside(evidence)}."
+    )
+
+
+def _counted(objective: Objective, evidence: Evidence) -> str:
+    return (
+        f"{evidence.failed_requests} of {evidence.requests} requests were bad by {objective.slo},"
+        f" more than chance explains{_beside(evidence)}."
+    )
+
+
+def _beside(evidence: Evidence) -> str:
+    return "" if evidence.stable_value is None else f" (the other revision: {evidence.stable_value:.4g})"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)

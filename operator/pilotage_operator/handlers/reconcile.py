@@ -1,0 +1,155 @@
+"""One reconcile: observe once, decide, persist the intent, act, tell."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from pilotage_operator.adapters import telemetry
+from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
+from pilotage_operator.adapters.observer import Observer
+from pilotage_operator.core import clock, names
+from pilotage_operator.core.plan import Apply, Plan, plan
+from pilotage_operator.core.rollout import Event
+from pilotage_operator.core.snapshot import Snapshot
+from pilotage_operator.handlers.queue import Key
+
+_log = logging.getLogger("pilotage.reconcile")
+_FIRST_RETRY_SECONDS = 0.5
+_LAST_RETRY_SECONDS = 60.0
+_CONTROLLER = "modeldeployment"
+
+
+class Reconciler:
+    """Brings one ModelDeployment at a time nearer to what it should be."""
+
+    def __init__(self, cluster: Cluster, observer: Observer) -> None:
+        self._cluster = cluster
+        self._observer = observer
+        self._failures: dict[Key, int] = {}
+        self._told: dict[Key, tuple[str, str]] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Reconcile; returns the seconds until the next look, or None to wait for an event."""
+        with telemetry.reconcile_seconds.labels(_CONTROLLER).time():
+            try:
+                again = await self._reconcile(key)
+            except (ClusterError, ValidationError) as error:
+                return self._retry(key, error)
+        self._failures.pop(key, None)
+        telemetry.reconciles.labels(_CONTROLLER, "success").inc()
+        return again
+
+    async def _reconcile(self, key: Key) -> float | None:
+        namespace, name = key
+        snapshot = await self._observer.observe(namespace, name)
+        if snapshot is None:
+            self._told.pop(key, None)
+            return None
+        decided = plan(snapshot)
+        self._log(key, decided)
+        written = decided.status.to_dict()
+        if written != snapshot.status.to_dict():
+            version = snapshot.deployment.metadata.resource_version
+            await self._cluster.write_status(namespace, name, written, version)
+        strangers = await self._act(snapshot, decided)
+        for event in (*decided.events, *strangers):
+            await self._cluster.record(namespace, _manifest(event, snapshot))
+        return decided.look_again
+
+    async def _act(self, snapshot: Snapshot, decided: Plan) -> list[Event]:
+        namespace, owner = snapshot.deployment.namespace, _owner_reference(snapshot)
+        conflicts: list[Event] = []
+        for action in decided.actions:
+            if not isinstance(action, Apply):
+                await self._cluster.delete(action.key[0], namespace, action.key[1])
+                continue
+            manifest = dict(action.manifest)
+            if action.creates and await self._observer.occupied(namespace, manifest):
+                kind, name = names.key_of(manifest)
+                message = (
+                    f"{kind} {name} exists and does not belong to this ModelDeployment; it is left alone."
+                )
+                conflicts.append(Event("NameConflict", message, warning=True))
+                continue
+            manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [owner]}
+            await self._cluster.apply(manifest, namespace, force=not action.creates)
+        return conflicts
+
+    def _log(self, key: Key, decided: Plan) -> None:
+        """Log a decision once, not at every look."""
+        told = (decided.status.phase or "", decided.reason)
+        if self._told.get(key) == told and not decided.actions:
+            return
+        self._told[key] = told
+        _log.info(
+            decided.message,
+            extra={
+                "namespace": key[0],
+                "modeldeployment": key[1],
+                "phase": decided.status.phase,
+                "reason": decided.reason,
+                "actions": [_named(action) for action in decided.actions],
+            },
+        )
+
+    def _retry(self, key: Key, error: Exception) -> float:
+        """Back off with jitter, to a cap."""
+        where = {"namespace": key[0], "modeldeployment": key[1]}
+        if isinstance(error, ClusterError) and error.conflict:
+            _log.debug("somebody wrote first: %s", error, extra=where)
+            return random.uniform(0.05, 0.2)  # noqa: S311 - jitter, no secret
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        telemetry.reconcile_errors.labels(_CONTROLLER).inc()
+        telemetry.reconciles.labels(_CONTROLLER, "error").inc()
+        _log.warning("reconcile failed: %s", error, extra={**where, "failures": failures})
+        cap = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures, 10))
+        return random.uniform(cap / 2, cap)  # noqa: S311 - jitter, no secret
+
+
+def _named(action: Any) -> str:
+    kind, name = names.key_of(dict(action.manifest)) if isinstance(action, Apply) else action.key
+    return f"{'apply' if isinstance(action, Apply) else 'delete'} {kind}/{name}"
+
+
+def _owner_reference(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": snapshot.deployment.name,
+        "uid": snapshot.deployment.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _manifest(event: Event, snapshot: Snapshot) -> dict[str, Any]:
+    """An Event whose name follows from its content, so that the same is told once."""
+    deployment = snapshot.deployment
+    when = clock.stamp(datetime.now(UTC))
+    text = f"{deployment.metadata.uid}/{event.reason}/{event.message}/{deployment.metadata.generation}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{deployment.name}.{digest}", "namespace": deployment.namespace},
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": deployment.name,
+            "namespace": deployment.namespace,
+            "uid": deployment.metadata.uid,
+        },
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "type": "Warning" if event.warning else "Normal",
+        "source": {"component": "pilotage-operator"},
+        "firstTimestamp": when[:19] + "Z",
+        "lastTimestamp": when[:19] + "Z",
+        "count": 1,
+    }
