@@ -12,7 +12,7 @@ import kopf
 from prometheus_client import start_http_server
 
 from pilotage_operator.adapters.kubernetes import Cluster
-from pilotage_operator.adapters.lease import Lease
+from pilotage_operator.adapters.lease import Lease, LeaseLost
 from pilotage_operator.adapters.observer import Observer
 from pilotage_operator.adapters.prometheus import Prometheus
 from pilotage_operator.adapters.telemetry import JsonFormatter
@@ -35,7 +35,11 @@ def main() -> None:
     # Kopf logs every event of every object; what matters is logged by the reconciler with its reason.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     start_http_server(METRICS_PORT)
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    except LeaseLost as lost:
+        _log.error("stopping, so that two operators never act at once: %s", lost)
+        sys.exit(1)
 
 
 async def run(settings: Settings) -> None:
@@ -49,6 +53,8 @@ async def run(settings: Settings) -> None:
         registry = kopf.OperatorRegistry()
         events.register(registry, queue, optional=served)
         kopf.on.probe(registry=registry, id="reconciles")(lambda **_: _alive(workers))
+        # Started before Kopf, which on its way out cancels what was started after it.
+        acting = asyncio.create_task(_act(lease, workers))
         watching = asyncio.create_task(
             kopf.operator(
                 registry=registry,
@@ -59,28 +65,24 @@ async def run(settings: Settings) -> None:
                 liveness_endpoint=HEALTH_ENDPOINT,
             )
         )
-        acting = asyncio.create_task(_act(lease, workers))
-        done, running = await asyncio.wait({watching, acting}, return_when=asyncio.FIRST_COMPLETED)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        if acting in done:
-            acting.result()
-            _log.error("the Lease was lost; stopping so that two operators never act at once")
-            sys.exit(1)
-        watching.result()
+        await _first_to_end(watching, acting)
 
 
 async def _act(lease: Lease, workers: events.Workers) -> None:
     """Reconcile only while the Lease is held."""
     await lease.acquire()
-    reconciling = asyncio.create_task(workers.run())
-    keeping = asyncio.create_task(lease.keep())
-    done, running = await asyncio.wait({reconciling, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    await _first_to_end(asyncio.create_task(workers.run()), asyncio.create_task(lease.keep()))
+
+
+async def _first_to_end(*tasks: asyncio.Task[None]) -> None:
+    """Wait for one, stop the others, and raise what it raised; a cancelled one was told to stop."""
+    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in running:
         task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
     for task in done:
-        task.result()
+        if not task.cancelled():
+            task.result()
 
 
 def _alive(workers: events.Workers) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class Cluster:
         """List the objects of a kind; an API that the cluster does not serve has none."""
         query = {"labelSelector": labels} if labels else {}
         found = await self._request("GET", resource.path(namespace), query)
-        return [] if found is None else [{**item, "kind": resource.kind} for item in found["items"]]
+        # Items of a list carry neither their kind nor their version.
+        told = {"apiVersion": resource.api_version, "kind": resource.kind}
+        return [] if found is None else [{**told, **item} for item in found["items"]]
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server knows this kind."""

@@ -22,6 +22,10 @@ _RENEW_SECONDS = 5.0
 _log = logging.getLogger("pilotage.lease")
 
 
+class LeaseLost(Exception):  # noqa: N818 - it says what happened, in the field's words
+    """Another operator may act now; this process must not."""
+
+
 class Lease:
     """The claim of this process to be the operator."""
 
@@ -41,13 +45,20 @@ class Lease:
         telemetry.leader.labels(NAME).set(1)
 
     async def keep(self) -> None:
-        """Renew until it is lost; returns then, and the process must stop acting."""
+        """Renew for as long as possible.
+
+        Raises
+        ------
+        LeaseLost
+            Early enough that no other operator can have taken it yet.
+        """
         renewed = datetime.now(UTC)
         while datetime.now(UTC) - renewed < timedelta(seconds=DURATION_SECONDS - _RENEW_SECONDS):
             await asyncio.sleep(_RENEW_SECONDS)
             if await self._claim():
                 renewed = datetime.now(UTC)
         telemetry.leader.labels(NAME).set(0)
+        raise LeaseLost(f"Lease {NAME} in namespace {self._namespace} could not be renewed in time")
 
     async def _claim(self) -> bool:
         try:

@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import yaml
-from annotated_types import Ge, Le, MaxLen, MinLen
+from annotated_types import Ge, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -112,10 +112,11 @@ def _root() -> Schema:
     root["required"] = ["spec"]
     del root["properties"]["status"]["default"]
     for change in rules.CHANGE_RULES:
-        root["x-kubernetes-validations"].append({"rule": change.cel, "message": change.message})
-    placed = {rule.path for rule in rules.RULES}
-    for path in placed:
-        _at(root, path)
+        root.setdefault("x-kubernetes-validations", []).append(
+            {"rule": change.cel, "message": change.message}
+        )
+    for path in {rule.path for rule in rules.RULES}:
+        _require(root, path)
     return root
 
 
@@ -220,6 +221,8 @@ def _say(schema: Schema, checks: list[Schema], what: Any, path: str) -> None:
             schema["minimum"] = bound
         case Le(le=bound) if kind in ("integer", "number"):
             schema["maximum"] = bound
+        case Lt(lt=bound) if kind in ("integer", "number"):
+            schema |= {"maximum": bound, "exclusiveMaximum": True}
         case MinLen(min_length=length) if kind in _LENGTHS:
             schema[f"min{_LENGTHS[kind]}"] = length
         case MaxLen(max_length=length) if kind in _LENGTHS:
@@ -247,8 +250,8 @@ def _validations(path: str) -> Schema:
     return {"x-kubernetes-validations": checks} if checks else {}
 
 
-def _at(root: Schema, path: str) -> Schema:
-    """Find the schema that a rule's path names, so that a rule with a misspelt path is not lost."""
+def _require(root: Schema, path: str) -> None:
+    """Fail where the models have no such field: a rule with a misspelt path would be lost."""
     schema = root
     for part in path.split(".") if path else []:
         name, each = part.removesuffix("[]"), part.endswith("[]")
@@ -256,7 +259,6 @@ def _at(root: Schema, path: str) -> Schema:
             raise LookupError(f"rules.py has a rule for {path}, but the models have no such field")
         schema = schema["properties"][name]
         schema = schema["items"] if each else schema
-    return schema
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from pilotage_operator.api.schema import ApiModel, Matches
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 # Printable ASCII: all of it but '#', and all but '#' and '?'.
-_PATH_AND_QUERY = r"[!-\"$-~]+"
-_PATH = r"[!-\"$->@-~]+"
+_PATH_AND_QUERY = r'[!-"$-~]+'
+_PATH = r'[!-"$->@-~]+'
 
 Uri = Annotated[
     str,

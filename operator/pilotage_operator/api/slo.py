@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Lt
 from pydantic import BeforeValidator, Field
 
 from pilotage_operator.api.schema import ApiModel, whole
@@ -13,7 +13,7 @@ LatencyBound = Literal[
 LATENCY_BOUNDS_MILLISECONDS: tuple[int, ...] = get_args(LatencyBound)
 """The bounds of the runtime's latency histogram: only of these is it known how many requests were faster."""
 
-ObjectivePercent = Annotated[float, Ge(50), Le(99.999)]
+ObjectivePercent = Annotated[float, Ge(50), Lt(100)]
 
 
 class AvailabilitySLO(ApiModel):

@@ -26,6 +26,9 @@ _log = logging.getLogger("pilotage.events")
 def register(registry: kopf.OperatorRegistry, queue: Queue, *, optional: list[Resource]) -> None:
     """Route the events of our objects and children to the queue."""
 
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
     async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace and name:
             queue.add((namespace, name))
@@ -35,6 +38,7 @@ def register(registry: kopf.OperatorRegistry, queue: Queue, *, optional: list[Re
         if namespace and owner:
             queue.add((namespace, owner))
 
+    kopf.on.login(registry=registry)(login)
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(changed)
     for resource in (*BUILT_IN, POD, *optional):
         group, _, version = resource.api_version.rpartition("/")
