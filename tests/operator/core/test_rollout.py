@@ -1,0 +1,269 @@
+"""Whole rollouts in a scripted world: what users see, and golden timelines of when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pilotage_operator.core.install import Features
+from pilotage_operator.core.pods import Failure
+
+from tests.operator.core.world import STORE, Behaviour, World
+
+GOLDEN = Path(__file__).parent / "golden"
+ROLLOUT = {"steps": [{"weight": 10, "holdSeconds": 15}, {"weight": 50, "holdSeconds": 15}], "bakeSeconds": 30}
+
+
+@pytest.fixture
+def world() -> World:
+    """Version 1 serves all traffic."""
+    world = World({"model": {"uri": STORE + "v1"}, "rollout": ROLLOUT})
+    world.run(30, until="Stable")
+    world.run(5)
+    return world
+
+
+def serving(world: World) -> dict[str, int]:
+    """Version → percent, as the routes have it."""
+    return {world.version(revision): weight for revision, weight in world.weights.items()}
+
+
+def matches_golden(name: str, timeline: list[str]) -> None:
+    path, text = GOLDEN / f"{name}.txt", "\n".join(timeline) + "\n"
+    assert path.exists(), f"no golden file {path.name}; the timeline is:\n{text}"
+    assert path.read_text() == text
+
+
+def test_a_first_revision_takes_all_traffic_once_ready_and_no_steps() -> None:
+    world = World({"model": {"uri": STORE + "v1"}})
+    world.run(2)
+    assert (world.phase, world.weights) == ("Pending", {})
+    world.run(20, until="Stable")
+    world.run(1)
+    assert serving(world) == {"v1": 100}
+
+
+def test_at_rest_nothing_is_written(world: World) -> None:
+    writes = world.writes
+    world.run(600)
+    assert world.writes == writes
+
+
+def test_a_good_version_takes_the_traffic_in_steps_and_is_stable_after_the_bake(world: World) -> None:
+    world.serve("v2")
+    world.run(300, until="Stable")
+    world.run(5)
+    assert serving(world) == {"v2": 100}
+    assert world.failed_requests == 0
+    shares = [seen.get(world.status["stable"]["revision"], 0) for seen in world.weights_seen[1:]]
+    assert shares == [10, 50, 100, 100] or shares == [10, 50, 100]
+    assert ("Deployment", world.status["stable"]["revision"]) in world.children
+    assert sum(kind == "Deployment" for kind, _ in world.children) == 1, "the old revision has gone"
+    matches_golden("good-version", world.timeline)
+
+
+def test_a_bad_version_is_taken_back_with_the_evidence(world: World) -> None:
+    world.behaviours["v3"] = Behaviour(bad_share=0.5)
+    stable = world.status["stable"]["revision"]
+    world.serve("v3")
+    world.run(120, until="RolledBack")
+    assert serving(world) == {"v1": 100}
+    rollback = world.status["rollback"]
+    evidence = rollback["evidence"]
+    assert rollback["to"] == stable
+    assert evidence["alert"] == "PilotageRevisionFailing"
+    assert evidence["value"] == pytest.approx(0.5)
+    assert evidence["stableValue"] == 0
+    assert evidence["failedRequests"] == round(world.failed_requests) > 0
+    assert world.condition("Ready")["status"] == "True"
+    assert world.condition("Stalled")["status"] == "True"
+    assert world.events[-2:] == ["RollingBack", "RolledBack"]
+    matches_golden("bad-version", world.timeline)
+
+
+def test_rejected_content_is_not_tried_again_until_content_or_token_change(world: World) -> None:
+    world.behaviours["v3"] = Behaviour(bad_share=0.5)
+    world.serve("v3")
+    world.run(120, until="RolledBack")
+    rejected = world.status["rollback"]["from"]
+    writes = world.writes
+    world.generation += 1
+    world.run(300)
+    assert world.phase == "RolledBack"
+    assert world.writes <= writes + 3, "only the observed generation is written"
+    world.behaviours["v3"] = Behaviour()
+    world.rollout(retryToken="again")
+    world.run(300, until="Stable")
+    assert serving(world) == {"v3": 100}
+    assert world.status["stable"]["revision"] == f"{rejected}-2", "a second try has a name, so series, of its own"
+
+
+def test_a_version_that_turns_bad_during_the_bake_is_taken_back(world: World) -> None:
+    world.serve("v2")
+    world.run(120, until="Baking")
+    world.run(10)
+    world.behaviours["v2"] = Behaviour(bad_share=0.3)
+    world.run(60, until="RolledBack")
+    assert serving(world) == {"v1": 100}
+
+
+def test_no_traffic_holds_and_says_how_far_it_is(world: World) -> None:
+    world.requests_per_second = 0
+    world.serve("v2")
+    world.run(900)
+    assert (world.phase, serving(world)) == ("Holding", {"v1": 90, "v2": 10})
+    assert world.condition("Ready")["message"] == "0 of 20 requests seen."
+
+
+def test_an_outage_of_prometheus_holds_neither_advancing_nor_rolling_back(world: World) -> None:
+    world.serve("v2")
+    world.run(30, until="Progressing")
+    world.run(8)
+    world.prometheus_up = False
+    world.behaviours["v2"] = Behaviour(bad_share=0.5)
+    world.run(600)
+    assert (world.phase, serving(world)) == ("Holding", {"v1": 90, "v2": 10})
+    assert world.condition("Ready")["reason"] == "PrometheusUnreachable"
+    world.prometheus_up = True
+    world.run(30, until="RolledBack")
+
+
+@pytest.mark.parametrize("reason", ["InvalidModel", "ProgressDeadlineExceeded"])
+def test_a_model_that_cannot_be_loaded_is_rejected_without_prometheus(world: World, reason: str) -> None:
+    world.prometheus_up = False
+    failure = Failure("Model", "Load", reason, "no") if reason == "InvalidModel" else None
+    world.behaviours["v3"] = Behaviour(ready_after=None, failure=failure)
+    world.serve("v3")
+    world.run(700, until="RolledBack")
+    assert serving(world) == {"v1": 100}
+    assert reason in world.status["rollback"]["evidence"]["detail"]
+    assert all(seen.keys() == world.weights.keys() for seen in world.weights_seen), "it never had traffic"
+
+
+def test_an_infrastructure_failure_holds_and_rejects_nothing(world: World) -> None:
+    world.behaviours["v2"] = Behaviour(failure=Failure("Infrastructure", "Image", "ErrImagePull", "no such image"))
+    world.serve("v2")
+    world.run(1500)
+    assert (world.phase, serving(world), world.status["rejected"]) == ("Holding", {"v1": 100}, [])
+    assert "no such image" in world.condition("Ready")["message"]
+    world.behaviours["v2"] = Behaviour()
+    world.run(300, until="Stable")
+    assert serving(world) == {"v2": 100}
+
+
+def test_the_spec_of_stable_returns_at_once(world: World) -> None:
+    world.serve("v2")
+    world.run(12)
+    assert serving(world) == {"v1": 90, "v2": 10}
+    world.serve("v1")
+    world.run(1)
+    assert (world.phase, serving(world)) == ("Stable", {"v1": 100})
+
+
+def test_a_newer_spec_in_a_step_takes_weight_to_0_first(world: World) -> None:
+    world.serve("v2")
+    world.run(12)
+    world.serve("v3")
+    world.run(1)
+    assert serving(world) == {"v1": 100}
+    world.run(300, until="Stable")
+    assert serving(world) == {"v3": 100}
+
+
+def test_a_newer_spec_while_baking_waits_for_the_end_of_the_bake(world: World) -> None:
+    world.serve("v2")
+    world.run(120, until="Baking")
+    world.serve("v3")
+    world.run(5)
+    assert (world.phase, serving(world)) == ("Baking", {"v2": 100})
+    assert world.status["rollout"]["queued"]
+    world.run(60, until="Progressing")
+    assert world.version(world.status["stable"]["revision"]) == "v2"
+
+
+def test_a_manual_weight_is_obeyed_and_its_removal_goes_on_from_there(world: World) -> None:
+    world.serve("v2")
+    world.run(12)
+    world.rollout(canaryWeight=25)
+    world.run(3)
+    assert (world.phase, serving(world)) == ("Paused", {"v1": 75, "v2": 25})
+    world.run(600)
+    assert serving(world) == {"v1": 75, "v2": 25}
+    world.rollout(canaryWeight=None)
+    world.run(5)
+    assert serving(world) == {"v1": 50, "v2": 50}
+
+
+def test_a_manual_weight_of_an_earlier_rollout_is_ignored_and_told() -> None:
+    world = World({"model": {"uri": STORE + "v1"}, "rollout": {**ROLLOUT, "canaryWeight": 90}})
+    world.run(30, until="Stable")
+    world.serve("v2")
+    world.run(12)
+    assert serving(world) == {"v1": 90, "v2": 10}
+
+
+def test_a_pause_holds_but_does_not_protect_a_bad_version(world: World) -> None:
+    world.serve("v2")
+    world.run(12)
+    world.rollout(paused=True)
+    world.run(600)
+    assert (world.phase, serving(world)) == ("Paused", {"v1": 90, "v2": 10})
+    world.behaviours["v2"] = Behaviour(bad_share=0.5)
+    world.run(60, until="RolledBack")
+    assert serving(world) == {"v1": 100}
+
+
+def test_without_a_router_a_new_version_holds_and_is_never_promoted(world: World) -> None:
+    world = World({"model": {"uri": STORE + "v1"}, "rollout": ROLLOUT}, features=Features(istio=False))
+    world.run(30, until="Stable")
+    world.serve("v2")
+    world.run(600)
+    assert world.phase == "Holding"
+    assert world.condition("TrafficRouted")["reason"] == "RouterAbsent"
+    assert world.version(world.status["stable"]["revision"]) == "v1"
+
+
+def test_a_first_revision_that_fails_is_replaced_directly() -> None:
+    world = World({"model": {"uri": STORE + "v1"}})
+    world.behaviours["v1"] = Behaviour(failure=Failure("Model", "Download", "NotFound", "no such object"))
+    world.run(5)
+    assert (world.phase, world.condition("Stalled")["status"]) == ("Failed", "True")
+    world.serve("v2")
+    world.run(30, until="Stable")
+    world.run(1)
+    assert serving(world) == {"v2": 100}
+
+
+def test_weights_edited_by_hand_in_the_routes_are_set_back_and_told(world: World) -> None:
+    world.serve("v2")
+    world.run(12)
+    split = world.children["VirtualService", "fraud"]["spec"]["http"][-1]["route"]
+    split[0]["weight"], split[1]["weight"] = 0, 100
+    world.run(1)
+    assert serving(world) == {"v1": 90, "v2": 10}
+    assert "WeightDriftCorrected" in world.events
+
+
+def test_a_new_operator_with_other_defaults_restarts_no_pod(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pilotage_operator.core.children import pod_template
+
+    writes = world.writes
+    monkeypatch.setattr(pod_template, "GRACE_SECONDS", 999)
+    world.run(60)
+    assert world.writes == writes
+
+
+def test_pods_are_sized_before_traffic_and_stable_keeps_its_size_until_the_bake_ends(world: World) -> None:
+    world.edit(scaling={"minReplicas": 10, "maxReplicas": 20})
+    world.run(10)
+    stable = world.status["stable"]["revision"]
+    world.serve("v2")
+    while world.phase != "Stable" or world.status["stable"]["revision"] == stable:
+        world.run(1)
+        canary = world.status.get("canary", {}).get("revision")
+        if canary and canary in world.weights and ("HorizontalPodAutoscaler", canary) in world.children:
+            least = world.children["HorizontalPodAutoscaler", canary]["spec"]["minReplicas"]
+            assert least >= 10 * world.weights[canary] / 100
+        if canary:
+            assert world.children["HorizontalPodAutoscaler", stable]["spec"]["minReplicas"] == 10
+        assert world.seconds < 600
