@@ -1,0 +1,3 @@
+module pilotage.dev/pause
+
+go 1.26.4
