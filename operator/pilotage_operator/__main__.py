@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -33,7 +34,8 @@ def main() -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # Kopf logs every event of every object; what matters is logged by the reconciler with its reason.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    for chatty in ("kopf.objects", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     start_http_server(METRICS_PORT)
     try:
         asyncio.run(run(settings))
@@ -45,21 +47,30 @@ def main() -> None:
 async def run(settings: Settings) -> None:
     """Hold the Lease, watch, reconcile."""
     async with await Cluster.connect() as cluster, aiohttp.ClientSession() as session:
-        observer = Observer(cluster, Prometheus(session, settings.prometheus_url), settings.install)
+        observer = Observer(
+            cluster,
+            Prometheus(session, settings.prometheus_url),
+            settings.install,
+            namespaces=settings.watch_namespaces,
+        )
         queue = Queue()
         workers = events.Workers(queue, Reconciler(cluster, observer))
         lease = Lease(cluster, settings.namespace, settings.pod_name)
         served = [resource for resource in events.OPTIONAL if await cluster.serves(resource)]
         registry = kopf.OperatorRegistry()
         events.register(registry, queue, optional=served)
-        kopf.on.probe(registry=registry, id="reconciles")(lambda **_: _alive(workers))
+        kopf.on.probe(registry=registry, id="reconciles", errors=kopf.ErrorsMode.PERMANENT)(
+            functools.partial(_alive, workers)
+        )
         # Started before Kopf, which on its way out cancels what was started after it.
         acting = asyncio.create_task(_act(lease, workers))
         watching = asyncio.create_task(
             kopf.operator(
                 registry=registry,
-                settings=_kopf_settings(),
+                settings=_kopf_settings(namespaced=bool(settings.watch_namespaces)),
                 standalone=True,
+                # Kopf would ask for the user's name, which a numeric user of a container does not have.
+                identity=cast("Any", settings.pod_name),
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
                 liveness_endpoint=HEALTH_ENDPOINT,
@@ -85,15 +96,18 @@ async def _first_to_end(*tasks: asyncio.Task[None]) -> None:
             task.result()
 
 
-def _alive(workers: events.Workers) -> dict[str, Any]:
+async def _alive(workers: events.Workers, **_: Any) -> dict[str, Any]:
+    """Answer the liveness probe; a reconcile that hangs makes it fail."""
     stuck = workers.stuck()
     if stuck:
         raise RuntimeError(f"stuck for over {events.STUCK_AFTER_SECONDS:g} s: {stuck}")
     return {"stuck": []}
 
 
-def _kopf_settings() -> kopf.OperatorSettings:
+def _kopf_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    # Without a cluster role there are no rights to look for new kinds and namespaces.
+    settings.scanning.disabled = namespaced
     settings.posting.enabled = False
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60

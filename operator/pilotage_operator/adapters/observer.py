@@ -40,7 +40,11 @@ class _Known:
 class Observer:
     """Reads the world for one ModelDeployment at a time."""
 
-    def __init__(self, cluster: Cluster, prometheus: Prometheus, install: Install) -> None:
+    def __init__(
+        self, cluster: Cluster, prometheus: Prometheus, install: Install, *, namespaces: Sequence[str] = ()
+    ) -> None:
+        """`namespaces` are those that the install watches; none means all."""
+        self._namespaces = tuple(namespaces) or (None,)
         self._cluster = cluster
         self._prometheus = prometheus
         self._install = install
@@ -97,7 +101,10 @@ class Observer:
         if not wanted or not features.istio:
             return {}
         managed = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
-        rivals = await self._cluster.list(ISTIO[0], None, labels=managed)
+        listed = await asyncio.gather(
+            *(self._cluster.list(ISTIO[0], namespace, labels=managed) for namespace in self._namespaces)
+        )
+        rivals = [rival for found in listed for rival in found]
         owners: dict[str, str] = {}
         for rival in sorted(rivals, key=lambda item: item["metadata"]["creationTimestamp"]):
             metadata = rival["metadata"]

@@ -192,7 +192,7 @@ class QuantityFormat(_Check):
 
 def whole(value: Any) -> Any:
     """Turn 3.0 into 3; leave all else to the check that follows."""
-    # JSON knows one kind of number: 3.0 is the integer 3 for the API server.
+    # kubectl sends the 3.0 of a YAML file as 3.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

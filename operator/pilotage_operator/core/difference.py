@@ -5,17 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from pilotage_operator.core import names
-
-_SUFFIXES = {
-    "m": Decimal("0.001"),
-    "": Decimal(1),
-    **{unit: Decimal(1000) ** (n + 1) for n, unit in enumerate("kMGT")},
-    **{f"{unit}i": Decimal(1024) ** (n + 1) for n, unit in enumerate("KMGT")},
-}
+from pilotage_operator.core import names, quantity
 
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:
@@ -46,23 +38,8 @@ def _contains(live: Any, wanted: Any) -> bool:
             and len(live) == len(wanted)
             and all(_contains(mine, theirs) for mine, theirs in zip(live, wanted, strict=True))
         )
-    if live == wanted:
-        return True
-    return _quantity(live) is not None and _quantity(live) == _quantity(wanted)
+    return live == wanted or quantity.same(live, wanted)
 
 
 _ABSENT: dict[type, Any] = {dict: {}, list: [], bool: False, str: ""}
 """What the API server leaves out when it is empty."""
-
-
-def _quantity(value: Any) -> Decimal | None:
-    """A Kubernetes quantity as a number, since the API server rewrites 0.5 as 500m; None for other texts."""
-    text = str(value)
-    number = text.rstrip("KMGTkmi")
-    factor = _SUFFIXES.get(text[len(number) :])
-    if factor is None or not number or not number[0].isdigit():
-        return None
-    try:
-        return Decimal(number) * factor
-    except InvalidOperation:
-        return None

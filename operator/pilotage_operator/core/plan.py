@@ -157,7 +157,6 @@ def _immutable(key: names.ObjectKey) -> bool:
 
 
 _RETIRED_IN_ORDER = (
-    "VirtualService",
     "DestinationRule",
     "HorizontalPodAutoscaler",
     "Deployment",
@@ -165,9 +164,8 @@ _RETIRED_IN_ORDER = (
     "Service",
     "ConfigMap",
     "ControllerRevision",
-    "ServiceMonitor",
-    "PrometheusRule",
 )
+"""What a revision leaves behind; the ModelDeployment's own children go with it, by their owner reference."""
 
 
 def _retirements(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, dict[str, Any]]) -> Iterator[Delete]:

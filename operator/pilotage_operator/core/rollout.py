@@ -343,6 +343,9 @@ def _final_evidence(facts: Facts) -> Evidence:
         "requests": max(round(counts.requests), evidence.requests or 0),
         "failed_requests": max(round(counts.bad), evidence.failed_requests or 0),
     }
+    rest = signals.others(slo, facts.canary.revision)
+    if evidence.stable_value is None and rest.requests:
+        changes["stable_value"] = round(rest.share, 6)
     fired = firing_alert(signals, facts.canary.revision)
     if evidence.alert is None and fired and fired.slo == evidence.signal:
         changes |= {"alert": fired.name, "query": fired.query, "threshold": fired.threshold}

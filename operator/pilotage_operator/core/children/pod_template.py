@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pilotage_operator.api.modeldeployment import ModelDeployment
-from pilotage_operator.core import names
+from pilotage_operator.core import names, quantity
 from pilotage_operator.core.install import Install
 
 GRACE_SECONDS = 330
@@ -152,7 +152,20 @@ def _user_env(deployment: ModelDeployment) -> list[dict[str, Any]]:
 def _resources(deployment: ModelDeployment) -> dict[str, Any]:
     runtime = deployment.spec.runtime
     given = runtime.resources.to_dict() if runtime and runtime.resources else {}
-    return {part: {**_DEFAULT_RESOURCES[part], **given.get(part, {})} for part in ("requests", "limits")}
+    requests, limits = given.get("requests", {}), given.get("limits", {})
+    # A default must not contradict what the user wrote: Kubernetes wants no request above its limit.
+    for name, default in _DEFAULT_RESOURCES["requests"].items():
+        requests = {name: _smaller(default, limits.get(name, default)), **requests}
+    limits = {"memory": _larger(_DEFAULT_RESOURCES["limits"]["memory"], requests["memory"]), **limits}
+    return {"requests": requests, "limits": limits}
+
+
+def _smaller(one: Any, other: Any) -> Any:
+    return min(one, other, key=quantity.value)
+
+
+def _larger(one: Any, other: Any) -> Any:
+    return max(one, other, key=quantity.value)
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:

@@ -103,12 +103,13 @@ def prometheus_rule(
     """`interval_seconds` is the scrape interval: rules look as often as there is something new to see."""
     selector = f'namespace="{namespace}", modeldeployment="{owner}"'
     held_to = objectives(slo)
-    short = f"{max(60, 4 * interval_seconds)}s"
+    # A window needs several scrapes; with rare ones the two windows are one.
+    windows = sorted({max(60, 4 * interval_seconds), max(300, 4 * interval_seconds)})
     comparison = [
         rule
         for objective in held_to
-        for window in (short, "300s")
-        for rule in _comparison(objective, selector, window)
+        for window in windows
+        for rule in _comparison(objective, selector, f"{window}s")
     ]
     comparison.append(_unscraped(selector, interval_seconds))
     budgets = [
@@ -154,9 +155,9 @@ def _comparison(objective: Objective, selector: str, window: str) -> list[dict[s
         _record(
             "pilotage:bad_requests:increase", objective.bad_requests(selector, "increase", window), labels
         ),
-        _record("pilotage:other_requests:increase", _others(requests), {}),
-        _record("pilotage:other_bad_requests:increase", _others(bad), {}),
-        _record("pilotage:bad_requests:z", z, {}),
+        _record("pilotage:other_requests:increase", _others(requests), labels),
+        _record("pilotage:other_bad_requests:increase", _others(bad), labels),
+        _record("pilotage:bad_requests:z", z, labels),
         {
             "alert": objective.alert,
             "expr": (
@@ -164,7 +165,8 @@ def _comparison(objective: Objective, selector: str, window: str) -> list[dict[s
                 f" and {bad} >= {LEAST_BAD_REQUESTS}"
                 f" and ({significant})"
             ),
-            "labels": {"severity": "page", "pilotage_action": "rollback"},
+            # The series carry slo and window too; said here, no two rules of the group look the same.
+            "labels": {"severity": "page", "pilotage_action": "rollback", **labels},
             "annotations": {
                 "summary": f"Revision {{{{ $labels.revision }}}} {objective.summary}.",
                 "description": f"{{{{ $value | humanizePercentage }}}} of its requests in {window} were bad;"
@@ -220,7 +222,7 @@ def _burn(objective: Objective, selector: str) -> list[dict[str, Any]]:
 
 
 def _record(name: str, expr: str, labels: dict[str, str]) -> dict[str, Any]:
-    return {"record": name, "expr": expr, **({"labels": labels} if labels else {})}
+    return {"record": name, "expr": expr, "labels": labels}
 
 
 def _budget(objective_percent: float) -> float:

@@ -1,0 +1,1 @@
+"""The story that Pilotage exists for, on a real cluster, under load."""
