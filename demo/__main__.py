@@ -20,7 +20,7 @@ console = Console(highlight=False, width=120)
 
 
 def say(line: str) -> None:
-    console.print(line, markup=False)
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def main() -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from pilotage_operator.core.children import pod_template
 from pilotage_operator.core.install import Features
 from pilotage_operator.core.pods import Failure
-
 from tests.operator.core.world import STORE, Behaviour, World
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,7 +57,7 @@ def test_a_good_version_takes_the_traffic_in_steps_and_is_stable_after_the_bake(
     assert serving(world) == {"v2": 100}
     assert world.failed_requests == 0
     shares = [seen.get(world.status["stable"]["revision"], 0) for seen in world.weights_seen[1:]]
-    assert shares == [10, 50, 100, 100] or shares == [10, 50, 100]
+    assert shares[:3] == [10, 50, 100]
     assert ("Deployment", world.status["stable"]["revision"]) in world.children
     assert sum(kind == "Deployment" for kind, _ in world.children) == 1, "the old revision has gone"
     matches_golden("good-version", world.timeline)
@@ -95,7 +96,9 @@ def test_rejected_content_is_not_tried_again_until_content_or_token_change(world
     world.rollout(retryToken="again")
     world.run(300, until="Stable")
     assert serving(world) == {"v3": 100}
-    assert world.status["stable"]["revision"] == f"{rejected}-2", "a second try has a name, so series, of its own"
+    assert world.status["stable"]["revision"] == f"{rejected}-2", (
+        "a second try has a name, so series, of its own"
+    )
 
 
 def test_a_version_that_turns_bad_during_the_bake_is_taken_back(world: World) -> None:
@@ -141,7 +144,9 @@ def test_a_model_that_cannot_be_loaded_is_rejected_without_prometheus(world: Wor
 
 
 def test_an_infrastructure_failure_holds_and_rejects_nothing(world: World) -> None:
-    world.behaviours["v2"] = Behaviour(failure=Failure("Infrastructure", "Image", "ErrImagePull", "no such image"))
+    world.behaviours["v2"] = Behaviour(
+        failure=Failure("Infrastructure", "Image", "ErrImagePull", "no such image")
+    )
     world.serve("v2")
     world.run(1500)
     assert (world.phase, serving(world), world.status["rejected"]) == ("Holding", {"v1": 100}, [])
@@ -244,9 +249,9 @@ def test_weights_edited_by_hand_in_the_routes_are_set_back_and_told(world: World
     assert "WeightDriftCorrected" in world.events
 
 
-def test_a_new_operator_with_other_defaults_restarts_no_pod(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pilotage_operator.core.children import pod_template
-
+def test_a_new_operator_with_other_defaults_restarts_no_pod(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writes = world.writes
     monkeypatch.setattr(pod_template, "GRACE_SECONDS", 999)
     world.run(60)

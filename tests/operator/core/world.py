@@ -14,8 +14,8 @@ from pilotage_operator.core.children.rules import objectives
 from pilotage_operator.core.install import Features, Install
 from pilotage_operator.core.plan import Apply, plan
 from pilotage_operator.core.pods import Failure, Pod
-from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
+from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 from pilotage_operator.core.snapshot import Snapshot
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -207,7 +207,9 @@ class World:
             answered[revision] = Counts(requests, bad)
             self.failed_requests += bad
         before = self.answered.get(self.seconds - 1, {})
-        sums = {r: before.get(r, Counts(0, 0)) + answered.get(r, Counts(0, 0)) for r in {**before, **answered}}
+        sums = {
+            r: before.get(r, Counts(0, 0)) + answered.get(r, Counts(0, 0)) for r in {**before, **answered}
+        }
         self.answered[self.seconds] = sums
 
     def _counts(self, since: float) -> dict[str, Counts]:
@@ -219,7 +221,8 @@ class World:
         zero = Counts(0, 0)
         return {
             revision: Counts(
-                counts.requests - first.get(revision, zero).requests, counts.bad - first.get(revision, zero).bad
+                counts.requests - first.get(revision, zero).requests,
+                counts.bad - first.get(revision, zero).bad,
             )
             for revision, counts in last.items()
         }
@@ -247,7 +250,16 @@ class World:
             worse = worse_than_others(mine, rest) or (rest.requests < 1 and worse_than_budget(mine, 0.001))
             if worse and mine.share > objective.threshold:
                 found.append(
-                    Alert(objective.alert, revision, objective.slo, True, True, mine.share, objective.threshold, "q")
+                    Alert(
+                        objective.alert,
+                        revision,
+                        objective.slo,
+                        True,
+                        True,
+                        mine.share,
+                        objective.threshold,
+                        "q",
+                    )
                 )
         return found
 
