@@ -1,0 +1,189 @@
+"""The runtime against its floor: iris ONNX, one worker, requests a second.
+
+    .venv/bin/python -m bench.runtime [--pairs 7] [--seconds 4] [--connections 16]
+
+Floor and runtime run in turns, one pair after the other, so that whatever else the machine does falls on
+both; the server and the load have a core each. Printed are the median of the pairs' ratios, their spread,
+and the medians of both. Load comes from `wrk` where it is installed, else from a client in this file.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from demo.models import build
+
+SERVER_CORE, LOAD_CORE = 0, 1
+PATH = "/v2/models/iris/infer"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Run all pairs and print the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--load", metavar="PORT", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--body", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.load:
+        print(
+            asyncio.run(
+                _client(options.load, options.body.read_bytes(), options.connections, options.seconds)
+            )
+        )
+        return
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("bench.runtime needs two cores: one for the server, one for the load")
+    with tempfile.TemporaryDirectory() as folder:
+        build.main(Path(folder))
+        _compare(Path(folder), options)
+
+
+def _compare(models: Path, options: argparse.Namespace) -> None:
+    rates: dict[str, list[float]] = {"floor": [], "runtime": []}
+    print(
+        f"load by {'wrk' if shutil.which('wrk') else 'the built-in client'}, {options.connections} connections"
+    )
+    with _server("floor", models) as floor_port, _server("runtime", models) as runtime_port:
+        ports = {"floor": floor_port, "runtime": runtime_port}
+        for port in ports.values():
+            _measure(port, models, options.connections, 1.0)
+        for pair in range(options.pairs):
+            # Who goes first changes, or a machine that warms up would favour one of them.
+            for kind in sorted(rates, reverse=bool(pair % 2)):
+                rates[kind].append(_measure(ports[kind], models, options.connections, options.seconds))
+            floor, runtime = rates["floor"][-1], rates["runtime"][-1]
+            print(
+                f"pair {pair + 1}: floor {floor:8.0f}/s  runtime {runtime:8.0f}/s  ratio {runtime / floor:.3f}"
+            )
+    ratios = [runtime / floor for floor, runtime in zip(rates["floor"], rates["runtime"], strict=True)]
+    print(f"floor   median {statistics.median(rates['floor']):8.0f}/s")
+    print(f"runtime median {statistics.median(rates['runtime']):8.0f}/s")
+    print(f"ratio   median {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+@contextmanager
+def _server(kind: str, models: Path) -> Generator[int]:
+    model, port = models / "iris" / "1" / "model.onnx", _free_port()
+    command = {
+        "floor": [sys.executable, "bench/floor.py", str(model), str(port)],
+        "runtime": [sys.executable, "-m", "pilotage_runtime", "serve"],
+    }[kind]
+    environment = {
+        **os.environ,
+        "PILOTAGE_MODEL_NAME": "iris",
+        "PILOTAGE_MODEL_DIR": str(model.parent),
+        "PILOTAGE_HOST": "127.0.0.1",
+        "PILOTAGE_HTTP_PORT": str(port),
+        "PILOTAGE_METRICS_PORT": "0",
+        "PILOTAGE_THREADS": "1",
+        "PILOTAGE_DRAIN_SECONDS": "0",
+    }
+    # The access log is written, as in a pod, only nobody reads it.
+    process = subprocess.Popen(
+        _pinned(SERVER_CORE, command), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait(port, models)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait(port: int, models: Path) -> None:
+    body = (models / "requests" / "iris.json").read_bytes()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{PATH}", body, {"Content-Type": "application/json"}
+    )
+    until = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                answer.read()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _measure(port: int, models: Path, connections: int, seconds: float) -> float:
+    body = models / "requests" / "iris.json"
+    if not shutil.which("wrk"):
+        command = [
+            sys.executable, "-m", "bench.runtime", "--load", str(port), "--body", str(body),
+            "--connections", str(connections), "--seconds", str(seconds),
+        ]  # fmt: skip
+        return float(subprocess.check_output(_pinned(LOAD_CORE, command), cwd=ROOT, text=True))
+    script = models / "post.lua"
+    script.write_text(
+        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+        f"wrk.body = [[{body.read_text().strip()}]]\n"
+    )
+    command = [
+        "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script),
+        f"http://127.0.0.1:{port}{PATH}",
+    ]  # fmt: skip
+    output = subprocess.check_output(_pinned(LOAD_CORE, command), text=True)
+    if "Non-2xx" in output or "Socket errors" in output:
+        sys.exit(f"port {port} did not answer every request:\n{output}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    assert found, output
+    return float(found[1])
+
+
+def _pinned(core: int, command: list[str]) -> list[str]:
+    return ["taskset", "-c", str(core), *command]
+
+
+async def _client(port: int, body: bytes, connections: int, seconds: float) -> float:
+    """Send one request after the other on each connection; give requests a second."""
+    head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    until = time.perf_counter() + seconds
+
+    async def connection() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answered = 0
+        while time.perf_counter() < until:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            if not head.startswith(b"HTTP/1.1 200") or length is None:
+                raise RuntimeError(head.decode())
+            await reader.readexactly(int(length[1]))
+            answered += 1
+        writer.close()
+        return answered
+
+    started = time.perf_counter()
+    answered = sum(await asyncio.gather(*(connection() for _ in range(connections))))
+    return answered / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Errors while serving: whose fault it is decides the code."""
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
+    """The caller's request cannot be served: a 4xx that says what came and what is expected."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class ModelFailedError(Exception):
+    """The model raised, or answered what it must not: always a 5xx."""

@@ -1,0 +1,109 @@
+"""ONNX through onnxruntime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.loaders.base import Tensors
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    **{
+        f"tensor({sign}int{bits})": f"{sign.upper()}INT{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
+_ZIP_MAPS = {
+    "seq(map(int64,tensor(float)))": "FP32",
+    "seq(map(string,tensor(float)))": "FP32",
+}
+_FATAL_ONLY = 4
+
+
+class OnnxModel:
+    """One inference session.
+
+    A ZipMap output (a list of {class: probability}, scikit-learn converters' default) is served as a
+    probability tensor; its classes are learnt from the warm-up's first answer.
+    """
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads eat the very CPU quota that they wait for.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = _FATAL_ONLY  # whatever matters comes as an exception
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = Reason.INVALID_MODEL if "INVALID" in str(error) else Reason.LOAD_FAILED
+            raise StartFailure(Stage.LOAD, reason, f"onnxruntime refuses {path.name}: {error}") from error
+        self._zip_maps = frozenset(
+            output.name for output in self._session.get_outputs() if output.type in _ZIP_MAPS
+        )
+        self._classes: dict[str, list[Any]] = {}
+
+    def contract(self) -> Contract:
+        """Read inputs and outputs from the session."""
+        return Contract(
+            inputs=tuple(_spec(argument) for argument in self._session.get_inputs()),
+            outputs=tuple(
+                self._zip_map_spec(argument) if argument.name in self._zip_maps else _spec(argument)
+                for argument in self._session.get_outputs()
+            ),
+        )
+
+    def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
+        """Infer once and give tensors only."""
+        values: list[Any] = self._session.run(outputs, inputs)  # pyright: ignore[reportAssignmentType]
+        if self._zip_maps:
+            for at, name in enumerate(outputs):
+                if name in self._zip_maps:
+                    values[at] = self._probabilities(name, values[at])
+        return values
+
+    def close(self) -> None:
+        """Free the session's memory."""
+        del self._session
+
+    def _probabilities(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray:
+        classes = self._classes.get(name)
+        if classes is None:
+            classes = self._classes[name] = list(rows[0])
+        return np.array([[row[label] for label in classes] for row in rows], dtype=np.float32)
+
+    def _zip_map_spec(self, argument: Any) -> TensorSpec:
+        classes = self._classes.get(argument.name)
+        return TensorSpec(
+            name=argument.name,
+            datatype=_ZIP_MAPS[argument.type],
+            shape=(-1, len(classes) if classes else -1),
+            labels=tuple(str(label) for label in classes or ()),
+        )
+
+
+def _spec(argument: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(argument.type)
+    if datatype is None:
+        raise StartFailure(
+            Stage.LOAD,
+            Reason.INVALID_MODEL,
+            f"'{argument.name}' is {argument.type}, which the inference protocol cannot carry; "
+            f"served are {', '.join(sorted(_DATATYPES))} and ZipMap outputs",
+        )
+    shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in argument.shape)
+    symbols = tuple(dim if isinstance(dim, str) else None for dim in argument.shape)
+    return TensorSpec(argument.name, datatype, shape, symbols)

@@ -1,0 +1,98 @@
+"""JSON logs, one object a line on standard output; access lines are gathered and written together."""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+_FLUSH_LINES = 200
+FLUSH_SECONDS = 0.2
+# Access lines are formatted by hand: a logging call costs more than a small model's inference.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object; what was passed as `extra` stands beside the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode()
+
+
+def configure() -> None:
+    """Send every logger through one JSON handler on standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    # uvicorn says in several lines what the access log and the life cycle already say.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # httpx tells every request with its whole URL, in which secrets may stand.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class AccessLog:
+    """One line a request, buffered for at most FLUSH_SECONDS (the server flushes on that beat)."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+        self._lines: list[str] = []
+        self._second = 0
+        self._stamp = ""
+
+    def write(
+        self,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        *,
+        error: str | None = None,
+    ) -> None:
+        """Note one answered request; `request_id` and `method` need no escaping, a path and an error do."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        reason = "" if error is None else f',"error":{_quoted(error)}'
+        self._lines.append(
+            f'{{"time":"{self._stamp}.{int((now - second) * 1e6):06d}Z","level":"info","logger":"access",'
+            f'"request_id":"{request_id}","method":"{method}","path":{_quoted(path)},"status":{status},'
+            f'"milliseconds":{seconds * 1000:.3f}{reason}}}\n'
+        )
+        if len(self._lines) >= _FLUSH_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered, whole lines in one go where the pipe takes them."""
+        if not self._lines:
+            return
+        data = memoryview("".join(self._lines).encode())
+        self._lines.clear()
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            # Nobody reads the log any more; serving goes on.
+            return
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()

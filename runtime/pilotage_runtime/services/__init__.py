@@ -1,0 +1,1 @@
+"""HTTP: one outermost layer for every path; below it inference, and FastAPI for all else."""

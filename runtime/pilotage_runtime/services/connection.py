@@ -1,0 +1,57 @@
+"""uvicorn's HTTP connection with limits on a request's head, and errors in the shape of all others."""
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from pilotage_runtime.services.exchange import error_body
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; a head that grows past the limits is answered 431 and closed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._in_head = True
+        self._head_bytes = 0
+        self._head_too_large = False
+
+    def data_received(self, data: bytes) -> None:
+        # Only a chunk this large, or many small ones, can hold a head that breaks the limit.
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._head_too_large = True
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > MAX_HEADERS or (
+            self._head_bytes > MAX_HEAD_BYTES
+            and sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES
+        ):
+            self._head_too_large = True
+            raise ValueError("head too large")  # the parser turns it into send_400_response
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        status, message = 400, "this is no valid HTTP request"
+        if self._head_too_large:
+            status = 431
+            message = f"a request's head may hold {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
+        body = error_body(message)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            body
+        )
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()

@@ -1,0 +1,106 @@
+"""A uvicorn server that drains: after SIGTERM it is not ready, yet serves until callers have moved on."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+
+from pilotage_runtime.log import FLUSH_SECONDS, AccessLog
+from pilotage_runtime.services.connection import Connection
+from pilotage_runtime.services.exchange import ASGIApp
+from pilotage_runtime.services.lifecycle import Lifecycle
+
+# Longer than Envoy's 60 s, so that Envoy, which knows what it is about to send, closes first.
+KEEP_ALIVE_SECONDS = 90
+# The longest time-out of a route: what is in flight at the end of the drain may take so long.
+FINISH_SECONDS = 300
+BACKLOG = 2048
+
+logger = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a port; connections are refused until a server with a model accepts them."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def config(app: ASGIApp) -> uvicorn.Config:
+    """Configure uvicorn; what it logs goes through this process's own JSON logs."""
+    return uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType] - uvicorn's types spell out every ASGI message
+        loop="uvloop",
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+        backlog=BACKLOG,
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """Ready → SIGTERM → not ready but accepting for `drain_seconds` → in-flight finished → stopped."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        lifecycle: Lifecycle,
+        drain_seconds: float,
+        access_log: AccessLog,
+        on_started: Callable[[], None],
+    ) -> None:
+        super().__init__(config(app))
+        self._lifecycle = lifecycle
+        self._drain_seconds = drain_seconds
+        self._access_log = access_log
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, then say so."""
+        await super().startup(sockets)
+        self._flush()
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and finish what is in flight."""
+        await super().shutdown(sockets)
+        self._access_log.flush()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """SIGTERM drains, SIGINT (a person at a terminal) stops at once."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _drain(self) -> None:
+        if self._lifecycle.draining:
+            return
+        self._lifecycle.draining = True
+        logger.info("draining", extra={"seconds": self._drain_seconds})
+        asyncio.get_running_loop().call_later(self._drain_seconds, self.stop)
+
+    def stop(self) -> None:
+        """Stop listening now, and finish what is in flight."""
+        self._lifecycle.draining = True
+        self.should_exit = True
+
+    def _flush(self) -> None:
+        self._access_log.flush()
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)

@@ -1,0 +1,67 @@
+"""Settings from the environment; the descriptions are what `--help` prints."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+# One part of a path, and nothing that a URL would escape.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
+
+
+class _Common(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PILOTAGE_", env_ignore_empty=True)
+
+    model_dir: Path = Field(
+        default=Path("/models"),
+        description="where fetch puts the model and serve reads it; for serve also a model file",
+    )
+    model_format: Literal["ONNX"] | None = Field(
+        default=None, description="ONNX; found from the content where absent"
+    )
+    termination_log: Path = Field(
+        default=Path("/dev/termination-log"), description="where a failed start leaves its stage and reason"
+    )
+
+
+class FetchSettings(_Common):
+    """Settings of `pilotage-runtime fetch`."""
+
+    model_uri: str = Field(description="https://…, s3://BUCKET/KEY or pvc://CLAIM/PATH; a file or a folder")
+    model_digest: Digest | None = Field(default=None, description="sha256:… that the content must have")
+    pinned_digest_file: Path = Field(
+        default=Path("/etc/pilotage/revision/digest"),
+        description="holds the digest of the revision's first pod, once known",
+    )
+    credentials_dir: Path = Field(
+        default=Path("/etc/pilotage/credentials"),
+        description="one file a key: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION",
+    )
+    model_claim_dir: Path = Field(
+        default=Path("/mnt/model-claim"), description="where the claim of a pvc URI is mounted"
+    )
+    allow_private_addresses: bool = Field(
+        default=False, description="let the model come from private network addresses"
+    )
+    max_model_bytes: int = Field(default=10 * 2**30, gt=0, description="refuse a model larger than this")
+
+
+class ServeSettings(_Common):
+    """Settings of `pilotage-runtime serve`."""
+
+    model_name: ModelName = Field(default="model", description="the M in /v2/models/M")
+    workers: int = Field(default=1, ge=1, le=64, description="processes that share the port")
+    threads: int | None = Field(
+        default=None, ge=1, description="threads in a worker; absent: the CPU quota's share"
+    )
+    drain_seconds: float = Field(
+        default=15, ge=0, description="after SIGTERM: not ready, but still accepting"
+    )
+    max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="answer 413 to a larger request")
+    host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a pod serves its network
+    http_port: int = Field(default=8080, ge=0, le=65535, description="inference, health, metadata and /docs")
+    metrics_port: int = Field(default=9090, ge=0, le=65535, description="/metrics for Prometheus")

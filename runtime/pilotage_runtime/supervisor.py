@@ -1,0 +1,166 @@
+"""Several workers on one port: this process owns socket, signals and /metrics, and imports no model library.
+
+Workers are spawned, never forked, so that no library starts with another process's threads and locks.
+All of them load before any accepts. One that dies is started anew after a pause, and goes on counting in
+its predecessor's slot; one that keeps dying ends them all, for the pod's status to show it.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+import uvloop
+
+from pilotage_runtime.failure import EXIT_MODEL, Reason, Stage, StartFailure, report
+from pilotage_runtime.services.metrics import MetricsServer
+from pilotage_runtime.services.server import listen
+from pilotage_runtime.settings import ServeSettings
+from pilotage_runtime.telemetry import Exposition, Slot
+
+MAX_CRASHES = 5
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 15.0
+_HEALTHY_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Place:
+    """One worker's place: it outlives the processes that take it."""
+
+    index: int
+    slot_descriptor: int
+    process: asyncio.subprocess.Process | None = None
+
+
+def serve(settings: ServeSettings) -> int:
+    """Supervise until SIGTERM or until the workers give up."""
+    return uvloop.run(Supervisor(settings).run())
+
+
+class Supervisor:
+    """Starts, watches and stops the workers."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._all_loaded = asyncio.Barrier(settings.workers)
+        self._places = [_Place(index, os.memfd_create(f"slot-{index}")) for index in range(settings.workers)]
+        self._slots = [Slot(place.slot_descriptor) for place in self._places]
+        self._listener = listen(settings.host, settings.http_port)
+
+    async def run(self) -> int:
+        """Run all places until they end; give the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        exposition = Exposition(self._settings.model_name, self._slots)
+        metrics = listen(self._settings.host, self._settings.metrics_port)
+        async with MetricsServer(exposition).running(metrics):
+            tasks = [asyncio.create_task(self._keep(place)) for place in self._places]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            status = max(task.result() for task in done)
+            if not self._stopping.is_set():
+                self._stop(signal.SIGTERM)
+            # A place still at the barrier would wait there for the one that failed.
+            await self._all_loaded.abort()
+            await asyncio.wait(tasks)
+        return status
+
+    async def _keep(self, place: _Place) -> int:
+        """Keep one worker running; return only when all should stop."""
+        crashes = 0
+        first = True
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            status = await self._run_worker(place, first=first)
+            if self._stopping.is_set():
+                break
+            if not self._slots[place.index].loaded:
+                return self._never_loaded(status)
+            first = False
+            crashes = 1 if time.monotonic() - started > _HEALTHY_SECONDS else crashes + 1
+            if crashes >= MAX_CRASHES:
+                return self._gave_up(place, status)
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** (crashes - 1), _LONGEST_PAUSE_SECONDS)
+            logger.error(
+                "worker died", extra={"worker": place.index, "status": status, "restart_in_seconds": pause}
+            )
+            await self._pause(pause)
+        return 0
+
+    async def _run_worker(self, place: _Place, *, first: bool) -> int:
+        ours, theirs = socket.socketpair()
+        descriptors = (self._listener.fileno(), theirs.fileno(), place.slot_descriptor)
+        process = place.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pilotage_runtime.worker",
+            *(str(descriptor) for descriptor in descriptors),
+            pass_fds=descriptors,
+        )
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            if await reader.readline() == b"loaded\n":
+                if first:
+                    await self._all_loaded.wait()
+                writer.write(b"go\n")
+                logger.info("worker serves", extra={"worker": place.index, "pid": process.pid})
+            return await process.wait()
+        except asyncio.BrokenBarrierError:
+            return await process.wait()
+        finally:
+            place.process = None
+            writer.close()
+
+    def _stop(self, number: int) -> None:
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        # Kept open here, the port would go on taking connections that nobody accepts.
+        self._listener.close()
+        for place in self._places:
+            if place.process is not None:
+                place.process.send_signal(number)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _never_loaded(self, status: int) -> int:
+        if status < 0:  # it could not say why itself
+            self._report(
+                Stage.LOAD, Reason.LOAD_FAILED, f"the model's first load was ended by {_signal_name(status)}"
+            )
+        return status if status > 0 else EXIT_MODEL
+
+    def _gave_up(self, place: _Place, status: int) -> int:
+        how = _signal_name(status) if status < 0 else f"exit status {status}"
+        self._report(
+            Stage.SERVE,
+            Reason.WORKERS_CRASHED,
+            f"worker {place.index} died {MAX_CRASHES} times, at last by {how}, each time within "
+            f"{_HEALTHY_SECONDS:.0f} s of its start",
+        )
+        return EXIT_MODEL
+
+    def _report(self, stage: Stage, reason: Reason, message: str) -> None:
+        failure = StartFailure(stage, reason, message)
+        logger.error("%s", message, extra={"stage": stage, "reason": reason})
+        report(failure, self._settings.termination_log)
+
+
+def _signal_name(status: int) -> str:
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

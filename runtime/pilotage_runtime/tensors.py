@@ -1,0 +1,37 @@
+"""The protocol's datatypes and what they are in numpy and in JSON."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Datatype:
+    """One datatype of the Open Inference Protocol."""
+
+    name: str
+    dtype: np.dtype
+    json_kinds: str  # numpy's kinds that a JSON list of this datatype is read as
+    json_words: str  # what a sender should have put there
+
+
+def _table() -> dict[str, Datatype]:
+    table = {
+        "BOOL": Datatype("BOOL", np.dtype(np.bool_), "b", "true or false"),
+        "BYTES": Datatype("BYTES", np.dtype(object), "U", "strings"),
+    }
+    for bits in (8, 16, 32, 64):
+        for name, kind in ((f"INT{bits}", f"int{bits}"), (f"UINT{bits}", f"uint{bits}")):
+            table[name] = Datatype(name, np.dtype(kind), "iu", "whole numbers")
+    for bits in (16, 32, 64):
+        table[f"FP{bits}"] = Datatype(f"FP{bits}", np.dtype(f"float{bits}"), "iuf", "numbers")
+    return table
+
+
+DATATYPES = _table()
+_NAMES = {datatype.dtype: datatype.name for datatype in DATATYPES.values()}
+
+
+def datatype_name(dtype: np.dtype) -> str:
+    """Name a numpy type as the protocol does; text of any width is BYTES."""
+    return "BYTES" if dtype.kind in "US" else _NAMES.get(dtype, str(dtype))

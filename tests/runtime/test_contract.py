@@ -1,0 +1,89 @@
+"""contract.json refines what the model says, and may not contradict it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage_runtime.contract import Contract, TensorSpec, refine
+from pilotage_runtime.failure import StartFailure
+
+MODEL = Contract(
+    inputs=(TensorSpec("X", "FP32", (-1, -1)),),
+    outputs=(TensorSpec("label", "INT64", (-1,)), TensorSpec("p", "FP32", (-1, 2))),
+)
+
+
+def refined(folder: Path, stated: Any) -> Contract:
+    (folder / "contract.json").write_text(stated if isinstance(stated, str) else json.dumps(stated))
+    return refine(MODEL, folder)
+
+
+def test_without_the_file_the_model_speaks_for_itself(tmp_path: Path) -> None:
+    assert refine(MODEL, tmp_path) == MODEL
+
+
+def test_a_shape_is_narrowed_labels_and_names_are_added(tmp_path: Path) -> None:
+    contract = refined(
+        tmp_path,
+        {
+            "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 2]}],
+            "outputs": [{"name": "p", "parameters": {"labels": ["no", "yes"], "allow_non_finite": True}}],
+            "feature_names": ["age", "amount"],
+        },
+    )
+    assert contract.input_by_name["X"].shape == (-1, 2)
+    assert contract.output_by_name["p"].metadata()["parameters"] == {
+        "labels": ["no", "yes"],
+        "allow_non_finite": True,
+    }
+    assert contract.feature_names == ("age", "amount")
+    # The labels make it the tensor of probabilities, whatever its name.
+    assert contract.probability is not None
+    assert contract.probability.name == "p"
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        ("{", "contract.json: the file: Invalid JSON"),
+        ({"input": []}, "contract.json: input: Extra inputs are not permitted"),
+        ({"inputs": [{"name": "Y"}]}, "inputs: 'Y' is no tensor of the model, which has ['X']"),
+        ({"inputs": [{"name": "X", "datatype": "FP64"}]}, "inputs.X: datatype FP64, but the model's is FP32"),
+        (
+            {"outputs": [{"name": "p", "shape": [-1, 3]}]},
+            "outputs.p: shape [-1, 3] contradicts the model's [-1, 2]",
+        ),
+        (
+            {"outputs": [{"name": "p", "shape": [-1]}]},
+            "outputs.p: shape [-1] contradicts the model's [-1, 2]",
+        ),
+        (
+            {"inputs": [{"name": "X", "shape": [-2]}]},
+            "inputs.0.shape.0: Input should be greater than or equal to -1",
+        ),
+    ],
+)
+def test_a_contradiction_stops_the_start(tmp_path: Path, stated: Any, sentence: str) -> None:
+    with pytest.raises(StartFailure) as failure:
+        refined(tmp_path, stated)
+    assert sentence in failure.value.message
+    assert (failure.value.stage, failure.value.reason) == ("Load", "InvalidModel")
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "shape", "is_probability"),
+    [
+        ("probabilities", "FP32", (-1, 3), True),
+        ("output_probability", "FP64", (-1, 2), True),
+        ("probabilities", "FP32", (-1,), False),
+        ("probabilities", "INT64", (-1, 3), False),
+        ("score", "FP32", (-1, 3), False),
+    ],
+)
+def test_the_tensor_of_probabilities_is_known_by_name_and_form(
+    name: str, datatype: str, shape: tuple[int, ...], is_probability: bool
+) -> None:
+    contract = Contract(inputs=(), outputs=(TensorSpec(name, datatype, shape),))
+    assert (contract.probability is not None) == is_probability

@@ -1,0 +1,174 @@
+"""The engine alone: checks before the run, failures after it, inline or in a thread."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilotage_runtime import warmup
+from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.engine import Engine
+from pilotage_runtime.errors import ModelFailedError, Refused
+from pilotage_runtime.failure import StartFailure
+
+Run = Callable[[Mapping[str, Any], Sequence[str]], list[Any]]
+
+
+class Scripted:
+    """A model that does what the test says."""
+
+    platform = "scripted"
+
+    def __init__(self, contract: Contract, run: Run) -> None:
+        self._contract = contract
+        self._run = run
+        self.threads: list[int] = []
+
+    def contract(self) -> Contract:
+        return self._contract
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        self.threads.append(threading.get_ident())
+        return self._run(inputs, outputs)
+
+    def close(self) -> None:
+        pass
+
+
+def double(inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    del outputs
+    return [inputs["x"] * 2]
+
+
+def contract(**changes: Any) -> Contract:
+    output = {"name": "y", "datatype": "FP32", "shape": (-1,), **changes}
+    return Contract(inputs=(TensorSpec("x", "FP32", (-1,), ("N",)),), outputs=(TensorSpec(**output),))
+
+
+def engine(run: Run = double, described: Contract | None = None) -> Engine:
+    described = described or contract()
+    return Engine("m", Scripted(described, run), described, threads=1)
+
+
+def x(*values: float) -> dict[str, np.ndarray]:
+    return {"x": np.array(values, dtype=np.float32)}
+
+
+async def test_tensors_in_tensors_out() -> None:
+    specs, values = await engine().infer(x(1, 2), ())
+    assert [spec.name for spec in specs] == ["y"]
+    assert values[0].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("v"), KeyError("k"), MemoryError(), SystemExit(3), KeyboardInterrupt(), TimeoutError(),
+               type("Strange", (BaseException,), {})(), Refused("a model that blames the caller")]
+)  # fmt: skip
+async def test_whatever_the_model_raises_is_the_models_failure(raised: BaseException) -> None:
+    def fail(inputs: Any, outputs: Any) -> list[Any]:
+        raise raised
+
+    for predicted in (0.0, 1.0):  # inline, and in a thread
+        failing = engine(fail)
+        failing._seconds_per_row = predicted
+        with pytest.raises(ModelFailedError, match="model 'm' failed"):
+            await failing.infer(x(1), ())
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+async def test_a_non_finite_answer_is_a_failure_unless_the_contract_allows_it(
+    size: int, value: float, dtype: str
+) -> None:
+    def answer(inputs: Any, outputs: Any) -> list[Any]:
+        return [np.array([0.5] * size + [value], dtype=dtype)]
+
+    with pytest.raises(ModelFailedError, match="NaN or infinity in output 'y'"):
+        await engine(answer).infer(x(1), ())
+    _, values = await engine(answer, contract(allow_non_finite=True)).infer(x(1), ())
+    assert not np.isfinite(values[0][-1])
+
+
+async def test_a_short_run_stays_in_the_loops_thread_and_a_long_one_leaves_it() -> None:
+    model = Scripted(contract(), double)
+    runner = Engine("m", model, contract(), threads=1)
+    runner._seconds_per_row = 30e-6
+    await runner.infer(x(1), ())
+    assert model.threads.pop() == threading.get_ident()
+    runner._seconds_per_row = 30e-6
+    await runner.infer(x(*range(10)), ())  # ten rows are predicted to take ten times as long
+    assert model.threads.pop() != threading.get_ident()
+
+
+async def test_one_long_run_is_enough_to_move_the_next_to_a_thread() -> None:
+    model = Scripted(contract(), double)
+    runner = Engine("m", model, contract(), threads=1)
+    runner._seconds_per_row = 30e-6
+    runner._learn(0.5)
+    await runner.infer(x(1), ())
+    assert model.threads != [threading.get_ident()]
+
+
+def test_inputs_that_share_a_named_dimension_must_agree() -> None:
+    two = Contract(
+        inputs=(TensorSpec("a", "FP32", (-1, 2), ("N", None)), TensorSpec("b", "FP32", (-1,), ("N",))),
+        outputs=(),
+    )
+    given = {"a": np.zeros((3, 2), np.float32), "b": np.zeros(4, np.float32)}
+    with pytest.raises(
+        Refused, match="dimension 'N' should be equal in all its inputs, but is 3 in 'a', 4 in 'b'"
+    ):
+        engine(double, two).check(given, ())
+
+
+def test_a_sample_is_inferred_and_its_answer_compared() -> None:
+    sample = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [3]}]}
+    good = Contract(
+        contract().inputs, contract().outputs, (), sample, {"outputs": [{"name": "y", "data": [6]}]}
+    )
+    warmup.warm_up(engine(double, good))
+    wrong = Contract(
+        contract().inputs, contract().outputs, (), sample, {"outputs": [{"name": "y", "data": [7]}]}
+    )
+    with pytest.raises(
+        StartFailure, match=r"'y' of the sample should be \[7.0\], but the model answered \[6.0\]"
+    ):
+        warmup.warm_up(engine(double, wrong))
+
+
+@pytest.mark.parametrize(
+    ("sample", "sentence"),
+    [
+        ({"inputs": [{"name": "z", "datatype": "FP32", "shape": [1], "data": [3]}]}, "input 'x' is missing"),
+        ({"inputs": []}, "'inputs' should be a list of tensors"),
+    ],
+)
+def test_a_sample_that_does_not_fit_its_model_fails_the_warm_up(
+    sample: dict[str, Any], sentence: str
+) -> None:
+    described = Contract(contract().inputs, contract().outputs, (), sample)
+    with pytest.raises(StartFailure, match=sentence) as failure:
+        warmup.warm_up(engine(double, described))
+    assert failure.value.reason == "WarmUpFailed"
+
+
+def test_without_a_sample_a_generated_row_must_run_but_may_answer_nan() -> None:
+    warmup.warm_up(engine(lambda inputs, outputs: [np.array([np.nan], np.float32)]))
+
+    def fail(inputs: Any, outputs: Any) -> list[Any]:
+        raise ValueError("no")
+
+    with pytest.raises(StartFailure, match=r"failed: no \(a generated row of zeros; state a sample"):
+        warmup.warm_up(engine(fail))
+
+
+def test_a_generated_row_has_ones_for_the_dimensions_that_vary() -> None:
+    described = Contract(
+        inputs=(TensorSpec("image", "UINT8", (-1, 3, -1)), TensorSpec("text", "BYTES", (-1, 2))), outputs=()
+    )
+    row = warmup.generated(described)
+    assert (row["image"].shape, row["image"].dtype) == ((1, 3, 1), np.uint8)
+    assert row["text"].tolist() == [["", ""]]

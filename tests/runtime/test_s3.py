@@ -1,0 +1,164 @@
+"""Fetching from a real S3 server."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pilotage_runtime import fetch as fetching
+from pilotage_runtime.fetched import model_root
+from tests.runtime.conftest import eventually, free_port
+from tests.runtime.test_fetch import fails, settings, sha256
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+VERSITYGW = CACHE / "pilotage" / "bin" / "versitygw"
+
+
+class Store:
+    def __init__(self, folder: Path, credentials: Path, port: int) -> None:
+        self.bucket = folder / "models"
+        self.credentials = credentials
+        self.port = port
+
+    def settings(self, tmp_path: Path, uri: str, **changes: Any) -> Any:
+        return settings(
+            tmp_path,
+            **{
+                "model_uri": uri,
+                "credentials_dir": self.credentials,
+                "allow_private_addresses": True,
+                **changes,
+            },
+        )
+
+    def write_key(self, name: str, value: str) -> None:
+        self.credentials.mkdir(exist_ok=True)
+        (self.credentials / name).write_text(value + "\n")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[tuple[Path, int]]:
+    if not VERSITYGW.exists():
+        sentence = f"no S3 server: {VERSITYGW} is missing; `make venv` and `.venv/bin/python -m pilotage_dev up` build it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copytree(models / "fraud", folder / "models" / "fraud")
+    port = free_port()
+    process = subprocess.Popen(
+        [VERSITYGW, "--access", "pilotage", "--secret", "pilotage-secret", "--port", f"127.0.0.1:{port}", "posix", folder],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def answers() -> bool:
+        try:
+            return bool(httpx.get(f"http://127.0.0.1:{port}/").status_code)
+        except httpx.TransportError:
+            return False
+
+    eventually(answers)
+    yield folder, port
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def store(server: tuple[Path, int], tmp_path: Path) -> Store:
+    folder, port = server
+    store = Store(folder, tmp_path / "keys", port)
+    store.write_key("AWS_ACCESS_KEY_ID", "pilotage")
+    store.write_key("AWS_SECRET_ACCESS_KEY", "pilotage-secret")
+    store.write_key("AWS_ENDPOINT_URL", f"http://localhost:{port}")
+    store.write_key("AWS_REGION", "us-east-1")
+    return store
+
+
+def test_an_object_is_fetched(store: Store, tmp_path: Path) -> None:
+    marker = fetching.fetch(store.settings(tmp_path, "s3://models/fraud/1/model.onnx"))
+    assert marker.digest == sha256((store.bucket / "fraud" / "1" / "model.onnx").read_bytes())
+
+
+def test_a_folder_is_fetched_with_or_without_its_slash(store: Store, tmp_path: Path) -> None:
+    digests = set()
+    for at, uri in enumerate(("s3://models/fraud/2", "s3://models/fraud/2/")):
+        stated = store.settings(tmp_path, uri, model_dir=tmp_path / str(at))
+        digests.add(fetching.fetch(stated).digest)
+        assert sorted(path.name for path in model_root(stated.model_dir).iterdir()) == [
+            "contract.json",
+            "model.onnx",
+        ]
+    assert len(digests) == 1
+
+
+def test_an_object_overwritten_after_the_first_pod_is_refused_for_the_second(
+    store: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(store.bucket / "fraud" / "1", store.bucket / "mutable")
+    first = fetching.fetch(store.settings(tmp_path, "s3://models/mutable", model_dir=tmp_path / "first"))
+    (tmp_path / "digest").write_text(first.digest)
+    shutil.copy(store.bucket / "fraud" / "2" / "model.onnx", store.bucket / "mutable" / "model.onnx")
+    failure = fails(store.settings(tmp_path, "s3://models/mutable"))
+    assert (failure.stage, failure.reason) == ("Verify", "ModelContentChanged")
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://models/fraud/9", "s3://models/fraud/1/other.onnx", "s3://nobucket/fraud/1"]
+)
+def test_what_is_not_there_is_not_found(store: Store, tmp_path: Path, uri: str) -> None:
+    failure = fails(store.settings(tmp_path, uri))
+    assert (failure.reason, failure.exit_code) == ("NotFound", 1)
+
+
+def test_the_size_limit_counts_the_whole_folder(store: Store, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in (store.bucket / "fraud" / "1").iterdir())
+    failure = fails(store.settings(tmp_path, "s3://models/fraud/1", max_model_bytes=size - 1))
+    assert (failure.reason, failure.exit_code) == ("TooLarge", 1)
+    assert f"the model is {size} bytes" in failure.message
+
+
+def test_wrong_keys_are_denied_and_missing_ones_are_named(store: Store, tmp_path: Path) -> None:
+    store.write_key("AWS_SECRET_ACCESS_KEY", "wrong")
+    denied = fails(store.settings(tmp_path, "s3://models/fraud/1"))
+    assert (denied.reason, denied.exit_code) == ("AccessDenied", 75)
+    (store.credentials / "AWS_SECRET_ACCESS_KEY").unlink()
+    missing = fails(store.settings(tmp_path, "s3://models/fraud/1"))
+    assert (missing.reason, missing.exit_code) == ("CredentialsMissing", 75)
+    assert "lacks AWS_SECRET_ACCESS_KEY" in missing.message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_private_endpoint_is_refused_where_the_install_does_not_allow_it(
+    store: Store, tmp_path: Path, host: str
+) -> None:
+    store.write_key("AWS_ENDPOINT_URL", f"http://{host}:{store.port}")
+    failure = fails(store.settings(tmp_path, "s3://models/fraud/1", allow_private_addresses=False))
+    assert (failure.reason, failure.exit_code) == ("AddressNotAllowed", 75)
+
+
+def test_a_name_that_turns_private_after_the_first_look_is_refused_at_the_connection(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilotage_runtime.sources import address  # noqa: PLC0415
+
+    resolve, looks = address.resolve, []
+
+    def rebinding(host: str, port: int, *, allow_private: bool) -> list[str]:
+        looks.append(host)
+        return ["192.0.2.1"] if len(looks) == 1 else resolve(host, port, allow_private=allow_private)
+
+    monkeypatch.setattr(address, "resolve", rebinding)
+    failure = fails(store.settings(tmp_path, "s3://models/fraud/1", allow_private_addresses=False))
+    assert failure.reason == "AddressNotAllowed"
+    assert len(looks) == 2
+
+
+def test_a_store_that_is_down_is_the_infrastructures_fault(store: Store, tmp_path: Path) -> None:
+    store.write_key("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    failure = fails(store.settings(tmp_path, "s3://models/fraud/1"))
+    assert (failure.reason, failure.exit_code) == ("StoreUnavailable", 75)

@@ -1,0 +1,115 @@
+"""Metrics as Prometheus reads them."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from pilotage_runtime.telemetry import LATENCY_BOUNDS, Exposition, Slot
+from tests.runtime.conftest import Servers
+from tests.runtime.test_http import request
+
+
+def test_after_the_load_every_series_is_there_at_zero(models: Path, serve: Servers) -> None:
+    server = serve(models / "iris" / "1", "iris")
+    for code in ("200", "400", "404", "413", "500", "503", "504"):
+        assert server.metric("inference_requests_total", code=code) == 0
+    for bound in LATENCY_BOUNDS:
+        assert server.metric("inference_request_duration_seconds_bucket", le=str(float(bound))) == 0
+    assert server.metric("inference_prediction_confidence_sum") == 0
+    assert server.metric("inference_prediction_confidence_count") == 0
+    assert server.metric("inference_rows_total") == 0
+    assert server.metric("inference_requests_in_flight") == 0
+    assert server.metric("inference_model_load_seconds") > 0
+
+
+def test_answers_are_counted_by_code_rows_and_duration_and_probes_are_not(
+    models: Path, serve: Servers
+) -> None:
+    server = serve(models / "iris" / "1", "iris")
+    row = request()["inputs"][0]["data"]
+    for _ in range(3):
+        server.infer(request(shape=[5, 4], data=row * 5))
+    server.infer(request(name="Y"))
+    server.client.post("/v2/models/other/infer", json=request())
+    server.client.get("/v2/health/ready")
+    server.client.get("/nowhere")
+    assert server.metric("inference_requests_total", code="200") == 3
+    assert server.metric("inference_requests_total", code="400") == 1
+    assert server.metric("inference_requests_total", code="404") == 1
+    assert server.metric("inference_rows_total") == 15
+    assert server.metric("inference_prediction_confidence_count") == 15
+    assert server.metric("inference_request_duration_seconds_count") == 5
+    assert server.metric("inference_request_duration_seconds_bucket", le="+Inf") == 5
+    assert server.metric("inference_request_duration_seconds_sum") > 0
+
+
+def test_the_bounds_are_the_latency_thresholds_that_an_objective_may_name() -> None:
+    allowed = [
+        5,
+        10,
+        25,
+        50,
+        75,
+        100,
+        150,
+        200,
+        250,
+        300,
+        400,
+        500,
+        750,
+        1000,
+        1500,
+        2000,
+        2500,
+        5000,
+        10000,
+        30000,
+    ]
+    assert [round(bound * 1000) for bound in LATENCY_BOUNDS] == allowed
+
+
+def test_a_duration_on_a_bound_counts_below_it() -> None:
+    slot = Slot()
+    slot.start(0.1)
+    for seconds in (0.25, 0.2500001, 31):
+        slot.enter()
+        slot.leave(200, seconds)
+    text = Exposition("m", [slot]).text().decode()
+    assert 'bucket{le="0.25",model="m"} 1.0' in text
+    assert 'bucket{le="0.3",model="m"} 2.0' in text
+    assert 'bucket{le="30.0",model="m"} 2.0' in text
+    assert 'bucket{le="+Inf",model="m"} 3.0' in text
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_enters_no_sum(poison: float) -> None:
+    slot = Slot()
+    slot.start(0.1)
+    slot.predicted(3, [0.5, poison, 0.25])
+    text = Exposition("m", [slot]).text().decode()
+    assert 'inference_prediction_confidence_sum{model="m"} 0.75' in text
+    assert 'inference_prediction_confidence_count{model="m"} 2.0' in text
+
+
+def test_slots_add_up_and_a_successor_goes_on_counting_without_what_was_in_flight() -> None:
+    descriptor = os.memfd_create("slot")
+    other, first = Slot(), Slot(descriptor)
+    other.start(0.1)
+    first.start(2.0)
+    for slot in (other, first):
+        slot.enter()
+        slot.leave(500, 0.01)
+    first.enter()
+    successor = Slot(descriptor)
+    successor.start(0.5)
+    text = Exposition("m", [other, first]).text().decode()
+    assert 'inference_requests_total{code="500",model="m"} 2.0' in text
+    assert 'inference_requests_in_flight{model="m"} 0.0' in text
+    assert 'inference_model_load_seconds{model="m"} 0.5' in text
+
+
+def test_before_the_load_there_is_no_series() -> None:
+    assert Exposition("m", [Slot()]).text() == b""

@@ -1,0 +1,96 @@
+"""The protocol's JSON, datatype by datatype."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.protocol import v2
+
+ANY = Contract(inputs=(), outputs=())
+
+
+def parsed(datatype: str, data: Any, shape: list[int] | None = None, contract: Contract = ANY) -> np.ndarray:
+    entry = {"name": "x", "datatype": datatype, "shape": shape or [len(data)], "data": data}
+    return v2.parse(orjson.dumps({"inputs": [entry]}), contract).inputs["x"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "dtype"),
+    [
+        ("BOOL", [True, False], "bool"),
+        ("INT8", [-128, 127], "int8"),
+        ("INT16", [-32768, 32767], "int16"),
+        ("INT32", [-(2**31), 2**31 - 1], "int32"),
+        ("INT64", [-(2**63), 2**63 - 1], "int64"),
+        ("UINT8", [0, 255], "uint8"),
+        ("UINT16", [0, 65535], "uint16"),
+        ("UINT32", [0, 2**32 - 1], "uint32"),
+        ("UINT64", [0, 2**64 - 1], "uint64"),
+        ("FP16", [0.5, -2], "float16"),
+        ("FP32", [0.5, -2], "float32"),
+        ("FP64", [0.1, 1e300], "float64"),
+        ("BYTES", ["a", "é\x00"], "object"),
+    ],
+)
+def test_every_datatype_comes_in_and_goes_out_unchanged(datatype: str, data: list[Any], dtype: str) -> None:
+    array = parsed(datatype, data)
+    assert array.dtype == np.dtype(dtype)
+    assert array.tolist() == data
+    answer = orjson.loads(v2.answer("m", "7", [TensorSpec("y", datatype, (-1,))], [array]))
+    assert answer == {
+        "model_name": "m",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": datatype, "shape": [len(data)], "data": data}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "sentence"),
+    [
+        ("INT8", [1, 128], "128 is outside INT8, which holds -128 to 127"),
+        ("UINT8", [-1], "-1 is outside UINT8, which holds 0 to 255"),
+        ("UINT64", [-1], "-1 is outside UINT64"),
+        ("INT64", [2**63], "9223372036854775808 is outside INT64"),
+        ("INT32", [1.5], "INT32 takes whole numbers, but data holds numbers with a fraction"),
+        ("INT32", [True], "INT32 takes whole numbers, but data holds true or false"),
+        ("BOOL", [0, 1], "BOOL takes true or false, but data holds whole numbers"),
+        ("BYTES", [1, 2], "BYTES takes strings, but data holds whole numbers"),
+        ("BYTES", ["a", 1], "BYTES takes strings, but data holds mixed values"),
+        ("FP16", [70000], "data holds a number too large for FP16"),
+        ("FP32", ["nan"], "FP32 takes numbers, but data holds strings"),
+        ("FP32", [{}], "FP32 takes numbers, but data holds null, objects or mixed values"),
+    ],
+)
+def test_what_a_datatype_cannot_hold_is_refused(datatype: str, data: list[Any], sentence: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parsed(datatype, data)
+    assert sentence in refused.value.message
+    assert refused.value.status == 400
+
+
+def test_null_is_a_missing_value_only_where_the_contract_allows_it() -> None:
+    allowing = Contract(inputs=(TensorSpec("x", "FP32", (-1,), allow_non_finite=True),), outputs=())
+    assert np.isnan(parsed("FP32", [1, None], contract=allowing)[1])
+    with pytest.raises(Refused, match="numbers and null only"):
+        parsed("FP32", [1, "a", None], contract=allowing)
+
+
+def test_allowed_non_finite_answers_are_null_in_json() -> None:
+    answer = v2.answer("m", None, [TensorSpec("y", "FP32", (-1,))], [np.array([1, np.nan], np.float32)])
+    assert orjson.loads(answer)["outputs"][0]["data"] == [1, None]
+
+
+def test_an_answer_is_flat_and_row_major_whatever_the_memory_order() -> None:
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    output = orjson.loads(v2.answer("m", None, [TensorSpec("y", "FP32", (-1, 2))], [turned]))["outputs"][0]
+    assert (output["shape"], output["data"]) == ([3, 2], [0, 3, 1, 4, 2, 5])
+
+
+def test_a_message_repeats_no_megabyte_of_what_came() -> None:
+    with pytest.raises(Refused) as refused:
+        v2.read({"inputs": [{"name": "n" * 10**6, "datatype": "d" * 10**6, "shape": [1], "data": [1]}]}, ANY)
+    assert len(refused.value.message) < 1000
