@@ -89,10 +89,12 @@ class Observer:
             return None
         rollout, canary = deployment.status.rollout, deployment.status.canary
         since = rollout.step_started_at if rollout else None
-        if deployment.status.rollback and not deployment.status.rollback.completed_at and canary:
+        returning = deployment.status.rollback is not None and not deployment.status.rollback.completed_at
+        if returning and canary:
             since = canary.traffic_started_at
+        held_to = objectives(deployment.spec.slo)
         return await self._prometheus.look(
-            deployment.namespace, deployment.name, objectives(deployment.spec.slo), since=since
+            deployment.namespace, deployment.name, held_to, since=since, exact=returning
         )
 
     async def _host_owners(self, deployment: ModelDeployment, features: Features) -> dict[str, str]:

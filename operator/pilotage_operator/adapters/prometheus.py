@@ -32,17 +32,24 @@ class Prometheus:
         self._url = url.rstrip("/")
 
     async def look(
-        self, namespace: str, deployment: str, held_to: Sequence[Objective], *, since: str | None
+        self,
+        namespace: str,
+        deployment: str,
+        held_to: Sequence[Objective],
+        *,
+        since: str | None,
+        exact: bool = False,
     ) -> Signals | Outage:
-        """See the alerts, and what was counted `since` a step began (nothing if None)."""
+        """See the alerts, what was counted `since` a step began (nothing if None), and, if asked, `exact` totals."""
         now = datetime.now(UTC)
         window = max(1, math.ceil(clock.seconds_between(since, now))) if since else 0
         group = names.rule_group(namespace, deployment)
         selector = f'namespace="{namespace}", modeldeployment="{deployment}"'
         try:
-            groups, *counted = await asyncio.gather(
+            groups, counts, totals = await asyncio.gather(
                 self._get("/api/v1/rules", {"rule_group[]": [group, f"{group}-budget"]}),
-                *(self._count(objective, selector, window) for objective in held_to if window),
+                self._count(held_to if window else (), selector, "increase", window),
+                self._count(held_to if window and exact else (), selector, "max_over_time", window),
             )
         except PrometheusError as error:
             return Outage(now, f"Prometheus at {self._url} did not answer: {error}")
@@ -54,16 +61,21 @@ class Prometheus:
             rules_evaluated_at=_moment(main.get("lastEvaluation")) if main else None,
             alerts=tuple(_alerts(found, namespace, deployment)),
             window_seconds=window,
-            counts=dict(zip((o.slo for o in held_to), counted, strict=False)),
+            counts=counts,
+            totals=totals,
         )
 
-    async def _count(self, objective: Objective, selector: str, window: int) -> dict[str, Counts]:
+    async def _count(
+        self, held_to: Sequence[Objective], selector: str, function: str, window: int
+    ) -> dict[str, dict[str, Counts]]:
+        """SLO → revision → counts."""
         span = f"{window}s"
-        requests, bad = await asyncio.gather(
-            self._by_revision(objective.requests(selector, "increase", span)),
-            self._by_revision(objective.bad_requests(selector, "increase", span)),
-        )
-        return {revision: Counts(seen, bad.get(revision, 0.0)) for revision, seen in requests.items()}
+        queries = [query(selector, function, span) for o in held_to for query in (o.requests, o.bad_requests)]
+        found = await asyncio.gather(*map(self._by_revision, queries))
+        return {
+            objective.slo: {revision: Counts(n, bad.get(revision, 0.0)) for revision, n in requests.items()}
+            for objective, requests, bad in zip(held_to, found[::2], found[1::2], strict=True)
+        }
 
     async def _by_revision(self, query: str) -> dict[str, float]:
         answer = await self._get("/api/v1/query", {"query": query})

@@ -41,5 +41,5 @@ def _contains(live: Any, wanted: Any) -> bool:
     return live == wanted or quantity.same(live, wanted)
 
 
-_ABSENT: dict[type, Any] = {dict: {}, list: [], bool: False, str: ""}
+_ABSENT: dict[type, Any] = {dict: {}, list: [], bool: False, str: "", int: 0}
 """What the API server leaves out when it is empty."""

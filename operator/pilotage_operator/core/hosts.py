@@ -45,7 +45,7 @@ def exposure(snapshot: Snapshot) -> Exposure:
                     ),
                 )
             )
-        else:
+        elif host not in hosts:  # the install's own host may be written out
             hosts.append(host)
     for gateway in routing.gateways or install.default_gateways:
         if install.gateway_allowed(gateway):

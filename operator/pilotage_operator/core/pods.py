@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ _IMAGE_REASONS = frozenset({
 _SETUP_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _CRASHES_THAT_CONDEMN = 3
 _MESSAGE_LIMIT = 1024
+_WORD_LIMIT = 64
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ class Pod:
 
 
 def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
-    """Read a pod of the API server; None for one that is going away or is none of ours."""
+    """Read a pod of the API server; None for one that has gone, is going away, or is none of ours."""
     metadata = manifest["metadata"]
     revision = metadata.get("labels", {}).get(names.LABEL_REVISION)
     if revision is None or metadata.get("deletionTimestamp"):
         return None
     status = manifest.get("status", {})
+    if status.get("phase") == "Failed":
+        # Its node gave it up (evicted, shut down, refused); it stays for hours beside its replacement.
+        return None
     conditions = {c["type"]: c for c in status.get("conditions", [])}
     fetch = _container(status.get("initContainerStatuses"), names.FETCH_CONTAINER)
     inference = _container(status.get("containerStatuses"), names.INFERENCE_CONTAINER)
@@ -106,14 +112,10 @@ def _failure(container: Mapping[str, Any], stage: str) -> Failure | None:
     if not ended or ended.get("exitCode") == 0 or container.get("ready"):
         return None
     told = _told(ended.get("message", ""))
-    if told:
-        fault: Fault = "Model" if told.get("reason") in MODEL_REASONS else "Infrastructure"
-        return Failure(
-            fault,
-            str(told.get("stage", stage)),
-            str(told.get("reason", "Error")),
-            _cut(str(told.get("message", ""))),
-        )
+    if isinstance(told.get("reason"), str):
+        fault: Fault = "Model" if told["reason"] in MODEL_REASONS else "Infrastructure"
+        stage = _word(told.get("stage", stage))
+        return Failure(fault, stage, _word(told["reason"]), _cut(_text(told.get("message", ""))))
     crashes = container.get("restartCount", 0)
     # A crash that left no word may be an eviction or a node's fault; only its repetition is the model's.
     fault = "Model" if stage == "Serve" and crashes >= _CRASHES_THAT_CONDEMN else "Infrastructure"
@@ -126,16 +128,25 @@ def _fetched_digest(fetch: Mapping[str, Any]) -> str | None:
     if ended.get("exitCode") != 0:
         return None
     digest = _told(ended.get("message", "")).get("digest")
-    return digest if isinstance(digest, str) and digest.startswith("sha256:") else None
+    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
 
 
 def _told(message: str) -> dict[str, Any]:
     """The termination message, which comes from a container and is hostile until parsed."""
     try:
         told = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _text(value: Any) -> str:
+    """As a text that can be written on: half of a surrogate pair is no character."""
+    return str(value).encode(errors="replace").decode()
+
+
+def _word(value: Any) -> str:
+    return _text(value)[:_WORD_LIMIT]
 
 
 def _cut(text: str) -> str:

@@ -338,7 +338,7 @@ def _final_evidence(facts: Facts) -> Evidence:
     if not isinstance(signals, Signals):
         return evidence
     slo = evidence.signal if evidence.signal in signals.counts else "availability"
-    counts = signals.of(slo, facts.canary.revision)
+    counts = signals.totals.get(slo, {}).get(facts.canary.revision, signals.of(slo, facts.canary.revision))
     changes: dict[str, Any] = {
         "requests": max(round(counts.requests), evidence.requests or 0),
         "failed_requests": max(round(counts.bad), evidence.failed_requests or 0),

@@ -1,0 +1,196 @@
+"""All children of a ModelDeployment as readable YAML, and what must hold for them whatever it says.
+
+`PILOTAGE_UPDATE_GOLDEN=1 pytest tests/operator/core/test_manifests.py` writes the YAML anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pilotage_operator.api.modeldeployment import parse, validate
+from pilotage_operator.core import revisions
+from pilotage_operator.core.children.pod_template import pod_template
+from pilotage_operator.core.install import Install
+from pilotage_operator.core.plan import Apply, plan
+from pilotage_operator.core.pods import Pod
+from pilotage_operator.core.snapshot import Snapshot
+from tests.operator.api.examples import fullest, smallest
+from tests.operator.core.world import START
+
+GOLDEN = Path(__file__).parent / "golden"
+STABLE, CANARY, IMAGE = "fraud-stable", "fraud-canary", "registry.example/pilotage-runtime:1"
+INSTALL = Install(
+    runtime_image=IMAGE,
+    monitoring_labels={"release": "prometheus"},
+    service_monitors=True,
+    domain="models.example.com",
+    default_gateways=("istio-system/public",),
+    allowed_hosts={"*": ("*.example.com",)},
+)
+DIGEST = "sha256:" + "a" * 64
+
+
+def rendered(obj: dict[str, Any], *, weight: int | None = None) -> list[dict[str, Any]]:
+    """The children of an object that serves, beside a canary of this weight if one is given."""
+    given = parse(obj)
+    inputs = revisions.inputs_of(obj["spec"])
+    roles = [STABLE] if weight is None else [STABLE, CANARY]
+    children: dict[tuple[str, str], Any] = {}
+    pods: list[Pod] = []
+    for number, name in enumerate(roles, 1):
+        # The canary's content is the spec's; the stable revision runs other content beside it.
+        content = inputs if name == roles[-1] else {"model": {"uri": "s3://models/fraud/6"}}
+        made = revisions.Revision(name, content, pod_template(given, name, INSTALL), number=number)
+        children["ControllerRevision", name] = revisions.controller_revision(made, "fraud")
+        pods.append(Pod(f"{name}-1", name, START, ready=True, digest=DIGEST))
+    status: dict[str, Any] = {"stable": {"revision": STABLE}}
+    if weight is not None:
+        status["canary"] = {"revision": CANARY, "weight": weight}
+        status["rollout"] = {"id": "1", "stableReplicas": 3, "steps": [{"weight": 50}]}
+    deployment = parse({**obj, "status": status})
+    snapshot = Snapshot(START, deployment, inputs, INSTALL, children=children, pods=tuple(pods))
+    actions = plan(snapshot).actions
+    applied = [dict(action.manifest) for action in actions if isinstance(action, Apply)]
+    return [children["ControllerRevision", name] for name in roles] + applied
+
+
+def of_kind(kind: str, manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def pod_spec(obj: dict[str, Any]) -> dict[str, Any]:
+    return of_kind("Deployment", rendered(obj))[0]["spec"]["template"]["spec"]
+
+
+def served_in_full(**rollout: Any) -> dict[str, Any]:
+    obj = fullest()
+    obj["spec"]["rollout"] = {"minReadySeconds": 0, **rollout}
+    return obj
+
+
+def without_repetition(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A ControllerRevision stores the Deployment's pod template; once is enough to read."""
+    templates = {m["metadata"]["name"]: m["spec"]["template"] for m in of_kind("Deployment", manifests)}
+    for stored in of_kind("ControllerRevision", manifests):
+        assert stored["data"].pop("template") == templates[stored["metadata"]["name"]]
+    return manifests
+
+
+class _Readable(yaml.SafeDumper):
+    """Without anchors: every manifest can be read by itself."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "obj", "weight"), [("smallest", smallest(), None), ("fullest", served_in_full(), 50)]
+)
+def test_the_children_are_those_of_the_golden_file(
+    name: str, obj: dict[str, Any], weight: int | None
+) -> None:
+    path = GOLDEN / f"{name}.yaml"
+    validate(obj)
+    text = yaml.dump_all(
+        without_repetition(rendered(obj, weight=weight)), Dumper=_Readable, sort_keys=False, width=110
+    )
+    if os.environ.get("PILOTAGE_UPDATE_GOLDEN") == "1":
+        path.write_text(text)
+    assert path.exists(), f"no {path.name}: write it with PILOTAGE_UPDATE_GOLDEN=1, and read it"
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("obj", [smallest(), fullest()], ids=["smallest", "fullest"])
+def test_pods_keep_to_the_restricted_pod_security_standard(obj: dict[str, Any]) -> None:
+    spec = pod_spec(obj)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in (*spec["initContainers"], *spec["containers"]):
+        held_to = container["securityContext"]
+        assert held_to["allowPrivilegeEscalation"] is False
+        assert held_to["readOnlyRootFilesystem"] is True
+        assert held_to["capabilities"] == {"drop": ["ALL"]}
+        assert not held_to.get("privileged")
+        assert all("hostPort" not in port for port in container.get("ports", []))
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+
+
+def test_pods_get_no_service_account_token() -> None:
+    assert pod_spec(fullest())["automountServiceAccountToken"] is False
+
+
+def test_credentials_are_in_the_fetching_container_only() -> None:
+    spec = pod_spec(fullest())
+    (volume,) = (volume["name"] for volume in spec["volumes"] if "secret" in volume)
+    mounted = {
+        container["name"]
+        for container in (*spec["initContainers"], *spec["containers"])
+        if volume in {mount["name"] for mount in container["volumeMounts"]}
+    }
+    assert mounted == {"fetch"}
+    assert "secretKeyRef" not in str(spec)
+    assert "CREDENTIALS" not in str(spec["containers"])
+
+
+def test_a_claim_is_mounted_read_only_and_in_the_fetching_container_only() -> None:
+    obj = smallest()
+    obj["spec"]["model"] = {"uri": "pvc://models/fraud/7"}
+    spec = pod_spec(obj)
+    (volume,) = (volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume)
+    assert volume["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+    assert all(mount["name"] != volume["name"] for mount in spec["containers"][0]["volumeMounts"])
+
+
+@pytest.mark.parametrize(
+    ("given", "resources"),
+    [
+        ({"requests": {"memory": "4Gi"}}, {"requests": {"memory": "4Gi"}, "limits": {"memory": "4Gi"}}),
+        ({"limits": {"cpu": "100m"}}, {"requests": {"cpu": "100m"}, "limits": {"cpu": "100m"}}),
+        ({"limits": {"memory": "128Mi"}}, {"requests": {"memory": "128Mi"}, "limits": {"memory": "128Mi"}}),
+        (
+            {"requests": {"cpu": "2"}},
+            {"requests": {"cpu": "2", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        ),
+    ],
+)
+def test_a_default_never_contradicts_what_was_asked_for(given: dict, resources: dict) -> None:
+    """The API server refuses a pod whose request is above its limit, and the user asked for no such thing."""
+    obj = smallest()
+    obj["spec"]["runtime"] = {"resources": given}
+    found = pod_spec(obj)["containers"][0]["resources"]
+    for part, amounts in resources.items():
+        assert amounts.items() <= found[part].items()
+
+
+@pytest.mark.parametrize("obj", [smallest(), fullest()], ids=["smallest", "fullest"])
+def test_children_are_labelled_so_that_they_are_found(obj: dict[str, Any]) -> None:
+    for manifest in rendered(obj, weight=10):
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/managed-by"] == "pilotage"
+        assert labels["pilotage.dev/modeldeployment"] == "fraud"
+
+
+def test_a_deployment_has_no_size_of_its_own_under_an_autoscaler() -> None:
+    manifests = rendered(fullest(), weight=50)
+    assert all("replicas" not in deployment["spec"] for deployment in of_kind("Deployment", manifests))
+    scalers = of_kind("HorizontalPodAutoscaler", manifests)
+    assert {scaler["metadata"]["name"] for scaler in scalers} == {STABLE, CANARY}
+    for scaler in scalers:
+        (metric,) = scaler["spec"]["metrics"]
+        assert metric["containerResource"]["container"] == "inference"
+
+
+def test_a_fixed_size_has_no_autoscaler() -> None:
+    obj = smallest()
+    obj["spec"]["scaling"] = {"replicas": 3}
+    manifests = rendered(obj)
+    assert of_kind("HorizontalPodAutoscaler", manifests) == []
+    assert [manifest["spec"]["replicas"] for manifest in of_kind("Deployment", manifests)] == [3]
