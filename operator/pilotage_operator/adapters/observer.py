@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 from pilotage_operator.adapters.kubernetes import Cluster
@@ -37,6 +38,14 @@ class _Known:
     seen_at: datetime
 
 
+class Occupied(Enum):
+    """Whose an object is that has the name of a child."""
+
+    STRANGER = auto()
+    LEFTOVER = auto()
+    """A child of an earlier ModelDeployment of this name, which Kubernetes is about to remove."""
+
+
 class Observer:
     """Reads the world for one ModelDeployment at a time."""
 
@@ -50,8 +59,13 @@ class Observer:
         self._install = install
         self._known: _Known | None = None
 
-    async def observe(self, namespace: str, name: str) -> Snapshot | None:
-        """Read the snapshot; None once the ModelDeployment is gone or going."""
+    async def observe(
+        self, namespace: str, name: str, suspects: Iterable[names.ObjectKey] = ()
+    ) -> Snapshot | None:
+        """Read the snapshot; None once the ModelDeployment is gone or going.
+
+        `suspects` are names that belonged to somebody else when they were last needed.
+        """
         manifest = await self._cluster.get(MODEL_DEPLOYMENT, namespace, name)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             return None
@@ -66,6 +80,9 @@ class Observer:
         )
         found = {names.key_of(item): item for items in listed for item in items}
         children = {key: item for key, item in found.items() if _owned(item, deployment.metadata.uid)}
+        strangers = {
+            key for key in suspects if await self.occupied(namespace, key, name) is Occupied.STRANGER
+        }
         return Snapshot(
             now=datetime.now(UTC),
             deployment=deployment,
@@ -73,16 +90,20 @@ class Observer:
             install=self._install,
             features=features,
             children=children,
-            strangers=frozenset(key for key in found if key not in children),
+            strangers=frozenset(strangers)
+            | {key for key, item in found.items() if key not in children and not _leftover(item, name)},
             pods=tuple(pod for pod in map(pod_from, pods) if pod is not None),
             signals=signals,
             host_owners=owners,
         )
 
-    async def occupied(self, namespace: str, manifest: dict[str, Any]) -> bool:
-        """Whether the name of a child to be created belongs to somebody else's object."""
-        kind, name = names.key_of(manifest)
-        return await self._cluster.get(CHILDREN[kind], namespace, name) is not None
+    async def occupied(self, namespace: str, key: names.ObjectKey, deployment: str) -> Occupied | None:
+        """By whom the name of a child that we do not have is taken."""
+        kind, name = key
+        found = await self._cluster.get(CHILDREN[kind], namespace, name)
+        if found is None:
+            return None
+        return Occupied.LEFTOVER if _leftover(found, deployment) else Occupied.STRANGER
 
     async def _signals(self, deployment: ModelDeployment, features: Features) -> Signals | Outage | None:
         if not features.prometheus_rules:
@@ -137,3 +158,9 @@ def _kinds(features: Features, install: Install) -> Sequence[Resource]:
 
 def _owned(item: dict[str, Any], uid: str) -> bool:
     return any(ref["uid"] == uid for ref in item["metadata"].get("ownerReferences", []))
+
+
+def _leftover(item: dict[str, Any], deployment: str) -> bool:
+    """Whether an object that is not ours belonged to an earlier ModelDeployment of this name."""
+    owners = item["metadata"].get("ownerReferences", [])
+    return any(ref["kind"] == names.KIND and ref["name"] == deployment for ref in owners)

@@ -190,7 +190,11 @@ def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: st
         "conditions": merge(
             snapshot.status.conditions,
             [
-                *phase_conditions(move.phase, "NameConflict" if conflict else move.reason, move.message),
+                *(
+                    _conflict_conditions(status, conflict)
+                    if conflict
+                    else phase_conditions(move.phase, move.reason, move.message)
+                ),
                 _slo_healthy(snapshot),
                 _traffic_routed(snapshot, exposure),
             ],
@@ -280,6 +284,16 @@ def _conflict(snapshot: Snapshot) -> str | None:
         f"{listed} exists in namespace {snapshot.deployment.namespace} and does not belong to this"
         " ModelDeployment. Rename the ModelDeployment, or remove the object."
     )
+
+
+def _conflict_conditions(status: StatusModel, message: str) -> list[Told]:
+    """What serves goes on serving; a person has to mend the rest."""
+    reason = "NameConflict"
+    return [
+        ("Ready", "True" if status.stable else "False", reason, message),
+        ("Reconciling", "False", reason, message),
+        ("Stalled", "True", reason, message),
+    ]
 
 
 def _stalled(snapshot: Snapshot, message: str) -> Move:

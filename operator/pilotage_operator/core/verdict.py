@@ -14,7 +14,7 @@ from math import floor
 
 from pilotage_operator.api.status import Evidence
 from pilotage_operator.core import clock
-from pilotage_operator.core.children.rules import Objective
+from pilotage_operator.core.children.rules import LEAST_BAD_REQUESTS, Objective
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
 from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 
@@ -57,6 +57,9 @@ def judge(
         case Signals():
             pass
     fired = firing_alert(signals, canary)
+    if fired and _shared(signals, canary, fired.slo, alone=alone):
+        message = f"{fired.name} fires, but the other revisions are as bad in the same time: a shared outage."
+        return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
     if fired:
         evidence = evidence_of(signals, canary, held_to, alert=fired)
         return Verdict(Outcome.FAIL, "AlertFiring", _told(fired, evidence), evidence)
@@ -124,6 +127,17 @@ def evidence_of(
         window_seconds=round(signals.window_seconds),
         observed_at=clock.stamp(signals.observed_at),
     )
+
+
+def _shared(signals: Signals, revision: str, slo: str, *, alone: bool) -> bool:
+    """Whether the others are as bad in the very time of this step.
+
+    The rules compare a young canary's whole life with the last minutes of the others, in which an outage that
+    hits all of them weighs less.
+    """
+    mine, rest = signals.of(slo, revision), signals.others(slo, revision)
+    comparable = not alone and mine.bad >= LEAST_BAD_REQUESTS and rest.requests >= 1
+    return comparable and not worse_than_others(mine, rest)
 
 
 def _significantly_bad(signals: Signals, revision: str, objective: Objective, *, alone: bool) -> bool:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pilotage_operator.adapters import telemetry
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
-from pilotage_operator.adapters.observer import Observer
+from pilotage_operator.adapters.observer import Observer, Occupied
 from pilotage_operator.core import clock, names
 from pilotage_operator.core.plan import Apply, Plan, plan
 from pilotage_operator.core.rollout import Event
@@ -22,6 +22,7 @@ from pilotage_operator.handlers.queue import Key
 _log = logging.getLogger("pilotage.reconcile")
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
+_LEFTOVERS_SECONDS = 1.0
 _CONTROLLER = "modeldeployment"
 
 
@@ -33,6 +34,7 @@ class Reconciler:
         self._observer = observer
         self._failures: dict[Key, int] = {}
         self._told: dict[Key, tuple[str, str]] = {}
+        self._suspects: dict[Key, frozenset[names.ObjectKey]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile; returns the seconds until the next look, or None to wait for an event."""
@@ -47,39 +49,47 @@ class Reconciler:
 
     async def _reconcile(self, key: Key) -> float | None:
         namespace, name = key
-        snapshot = await self._observer.observe(namespace, name)
+        snapshot = await self._observer.observe(namespace, name, self._suspects.pop(key, frozenset()))
         if snapshot is None:
             self._told.pop(key, None)
             return None
+        if snapshot.strangers:
+            self._suspects[key] = snapshot.strangers
         decided = plan(snapshot)
         self._log(key, decided)
         written = decided.status.to_dict()
         if written != snapshot.status.to_dict():
             version = snapshot.deployment.metadata.resource_version
             await self._cluster.write_status(namespace, name, written, version)
-        strangers = await self._act(snapshot, decided)
-        for event in (*decided.events, *strangers):
+        taken, waiting = await self._act(snapshot, decided)
+        for event in decided.events:
             await self._cluster.record(namespace, _manifest(event, snapshot))
-        return decided.look_again
+        if taken:
+            self._suspects[key] = taken
+            return 0.0
+        return _LEFTOVERS_SECONDS if waiting else decided.look_again
 
-    async def _act(self, snapshot: Snapshot, decided: Plan) -> list[Event]:
+    async def _act(self, snapshot: Snapshot, decided: Plan) -> tuple[frozenset[names.ObjectKey], bool]:
+        """Act in order; returns the names that turned out to be somebody else's, and whether one will be free soon."""
         namespace, owner = snapshot.deployment.namespace, _owner_reference(snapshot)
-        conflicts: list[Event] = []
+        taken: set[names.ObjectKey] = set()
+        waiting = False
         for action in decided.actions:
             if not isinstance(action, Apply):
                 await self._cluster.delete(action.key[0], namespace, action.key[1])
                 continue
             manifest = dict(action.manifest)
-            if action.creates and await self._observer.occupied(namespace, manifest):
-                kind, name = names.key_of(manifest)
-                message = (
-                    f"{kind} {name} exists and does not belong to this ModelDeployment; it is left alone."
-                )
-                conflicts.append(Event("NameConflict", message, warning=True))
-                continue
+            if action.creates:
+                key = names.key_of(manifest)
+                occupied = await self._observer.occupied(namespace, key, snapshot.deployment.name)
+                if occupied is Occupied.STRANGER:
+                    taken.add(key)
+                waiting = waiting or occupied is Occupied.LEFTOVER
+                if occupied:
+                    continue
             manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [owner]}
             await self._cluster.apply(manifest, namespace, force=not action.creates)
-        return conflicts
+        return frozenset(taken), waiting
 
     def _log(self, key: Key, decided: Plan) -> None:
         """Log a decision once, not at every look."""

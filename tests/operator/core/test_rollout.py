@@ -272,3 +272,27 @@ def test_pods_are_sized_before_traffic_and_stable_keeps_its_size_until_the_bake_
         if canary:
             assert world.children["HorizontalPodAutoscaler", stable]["spec"]["minReplicas"] == 10
         assert world.seconds < 600
+
+
+def test_a_shared_outage_takes_no_young_version_back(world: World) -> None:
+    world.requests_per_second = 1000
+    world.run(120)
+    world.serve("v2")
+    world.run(12)
+    # The rules see a minute of the others, most of it good, and only these seconds of the new version.
+    world.behaviours = {"v1": Behaviour(bad_share=0.05), "v2": Behaviour(bad_share=0.05)}
+    world.run(60)
+    assert world.status["rejected"] == []
+    assert serving(world) == {"v1": 90, "v2": 10}
+
+
+def test_a_name_that_somebody_else_has_stalls_and_writes_nothing(world: World) -> None:
+    world.strangers = frozenset({("Service", "fraud")})
+    writes = world.writes
+    world.serve("v2")
+    world.run(30)
+    assert world.condition("Stalled")["reason"] == "NameConflict"
+    assert world.condition("Stalled")["status"] == "True"
+    assert "Service fraud" in world.condition("Ready")["message"]
+    assert world.writes <= writes + 2, "only the status is written"
+    assert serving(world) == {"v1": 100}

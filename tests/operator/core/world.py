@@ -42,6 +42,7 @@ class World:
     requests_per_second: float = 50
     features: Features = field(default_factory=Features)
     prometheus_up: bool = True
+    strangers: frozenset[names.ObjectKey] = frozenset()
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     seconds: int = 0
     generation: int = 1
@@ -141,6 +142,7 @@ class World:
             install=Install(runtime_image="runtime:1", scrape_interval_seconds=SCRAPE_SECONDS),
             features=self.features,
             children=self._live(),
+            strangers=self.strangers,
             pods=tuple(self._pods()),
             signals=self._signals(now, objectives(deployment.spec.slo)),
         )
