@@ -22,8 +22,6 @@ from pilotage_operator.handlers.queue import Queue
 from pilotage_operator.handlers.reconcile import Reconciler
 from pilotage_operator.settings import Settings
 
-METRICS_PORT = 9090
-HEALTH_ENDPOINT = "http://0.0.0.0:8080/healthz"
 _log = logging.getLogger("pilotage")
 
 
@@ -36,7 +34,7 @@ def main() -> None:
     # Kopf logs every event of every object; what matters is logged by the reconciler with its reason.
     for chatty in ("kopf.objects", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    start_http_server(METRICS_PORT)
+    start_http_server(settings.metrics_port)
     try:
         asyncio.run(run(settings))
     except LeaseLost as lost:
@@ -73,7 +71,7 @@ async def run(settings: Settings) -> None:
                 identity=cast("Any", settings.pod_name),
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
-                liveness_endpoint=HEALTH_ENDPOINT,
+                liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
             )
         )
         await _first_to_end(watching, acting)

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     max_model_bytes: int = Field(default=10 * 2**30, ge=1)
     namespace: str = "pilotage-system"
     pod_name: str = "pilotage-operator"
+    health_port: int = 8080
+    metrics_port: int = 9090
     log_level: str = "INFO"
 
     @property

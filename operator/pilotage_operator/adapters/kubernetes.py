@@ -16,6 +16,7 @@ from pilotage_operator.adapters.resources import CHILDREN, EVENT, MODEL_DEPLOYME
 from pilotage_operator.core import names
 
 _TIMEOUT_SECONDS = 10.0
+_USER_AGENT = "pilotage-operator"
 _APPLY = "application/apply-patch+yaml"
 
 
@@ -133,7 +134,7 @@ class Cluster:
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any] | None:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": _USER_AGENT}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
