@@ -101,6 +101,8 @@ def test_the_operator_is_told_what_the_values_say(helm: Helm) -> None:
     assert container["image"] == "registry.example/operator@sha256:" + "a" * 64
     assert {variable["name"]: variable.get("value") for variable in container["env"]} == {
         "PILOTAGE_NAMESPACE": None,
+        "PILOTAGE_HEALTH_PORT": "8080",
+        "PILOTAGE_METRICS_PORT": "9090",
         "PILOTAGE_POD_NAME": None,
         "PILOTAGE_RUNTIME_IMAGE": "registry.example/runtime:2",
         "PILOTAGE_RUNTIME_IMAGE_PULL_POLICY": "Never",
