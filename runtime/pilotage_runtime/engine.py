@@ -74,27 +74,28 @@ class Engine:
         first = self.contract.inputs[0]
         return inputs[first.name].shape[0] if first.shape and first.shape[0] == -1 else 1
 
-    async def infer(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    def is_short(self, rows: int) -> bool:
+        """Predict whether a run of so many rows is cheaper than a hop to a thread: then `run` it at once."""
+        return self._seconds_per_row * rows < INLINE_SECONDS
+
+    async def run_in_thread(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], rows: int
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
-        """Run checked tensors; cancelling leaves a run that has begun to end unheard."""
-        names = outputs or self._all_outputs
-        rows = self.rows(inputs)
-        if self._seconds_per_row * rows < INLINE_SECONDS:
-            return self.run(inputs, names, rows, time.perf_counter)
+        """Run beside the event loop; cancelling leaves a run that has begun to end unheard."""
         # In a thread the wait for Python's lock is none of the model's time, so the thread's own clock counts.
         return await asyncio.get_running_loop().run_in_executor(
-            self._pool, self.run, inputs, names, rows, time.thread_time
+            self._pool, self.run, inputs, outputs, rows, time.thread_time
         )
 
     def run(
         self,
         inputs: Mapping[str, np.ndarray],
-        names: Sequence[str],
+        outputs: Sequence[str],
         rows: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
-        """Run now, in this thread; whatever goes wrong is the model's failure."""
+        """Run now, in this thread; whatever goes wrong is the model's failure. No outputs named means all."""
+        names = outputs or self._all_outputs
         started = clock()
         try:
             values = self._model.run(inputs, names)
@@ -102,8 +103,8 @@ class Engine:
             raise ModelFailedError(f"model '{self.name}' failed: {_one_line(error)}") from error
         finally:
             self._learn((clock() - started) / rows)
-        outputs = self.contract.output_by_name
-        specs = [outputs[name] for name in names]
+        by_name = self.contract.output_by_name
+        specs = [by_name[name] for name in names]
         for spec, value in zip(specs, values, strict=True):
             if value.dtype.kind == "f" and not spec.allow_non_finite and not _finite(value):
                 raise ModelFailedError(

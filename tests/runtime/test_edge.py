@@ -85,7 +85,8 @@ async def test_time_up_is_answered_and_counted_while_the_model_still_runs(gate: 
         return double(inputs, outputs)
 
     world = World(wait)
-    await world.call(x_envoy_expected_rq_timeout_ms="30")
+    async with asyncio.timeout(20):
+        await world.call(x_envoy_expected_rq_timeout_ms="30")
     assert not gate.is_set()
     assert (world.status, world.count(504), world.slot.in_flight) == (504, 1, 0)
     assert world.error == "no answer within the 30 ms that the caller waits"
@@ -104,7 +105,8 @@ async def test_a_request_that_waits_beyond_its_time_never_reaches_the_model(gate
     world = World(wait)
     first = asyncio.create_task(world.call())
     await asyncio.to_thread(started.wait)
-    await world.call(x_envoy_expected_rq_timeout_ms="30")
+    async with asyncio.timeout(20):
+        await world.call(x_envoy_expected_rq_timeout_ms="30")
     assert world.status == 504
     gate.set()
     await first
@@ -117,7 +119,8 @@ async def test_a_request_that_is_not_whole_in_time_is_the_callers_fault() -> Non
         await asyncio.Event().wait()
 
     world = World(double)
-    await world.call(endless(), x_envoy_expected_rq_timeout_ms="30")
+    async with asyncio.timeout(20):
+        await world.call(endless(), x_envoy_expected_rq_timeout_ms="30")
     assert (world.status, world.count(408), world.count(504)) == (408, 1, 0)
     assert (b"connection", b"close") in world.sent[0]["headers"]
 

@@ -52,12 +52,22 @@ def engine(run: Run = double, described: Contract | None = None) -> Engine:
     return Engine("m", Scripted(described, run), described, threads=1)
 
 
+async def infer(runner: Engine, inputs: dict[str, np.ndarray]) -> Any:
+    """Run as the handler does: at once where the run is short, else in a thread."""
+    rows = runner.rows(inputs)
+    return (
+        runner.run(inputs, (), rows)
+        if runner.is_short(rows)
+        else await runner.run_in_thread(inputs, (), rows)
+    )
+
+
 def x(*values: float) -> dict[str, np.ndarray]:
     return {"x": np.array(values, dtype=np.float32)}
 
 
 async def test_tensors_in_tensors_out() -> None:
-    specs, values = await engine().infer(x(1, 2), ())
+    specs, values = await infer(engine(), x(1, 2))
     assert [spec.name for spec in specs] == ["y"]
     assert values[0].tolist() == [2, 4]
 
@@ -74,7 +84,7 @@ async def test_whatever_the_model_raises_is_the_models_failure(raised: BaseExcep
         failing = engine(fail)
         failing._seconds_per_row = predicted
         with pytest.raises(ModelFailedError, match="model 'm' failed"):
-            await failing.infer(x(1), ())
+            await infer(failing, x(1))
 
 
 @pytest.mark.parametrize("size", [1, 1000])
@@ -87,8 +97,8 @@ async def test_a_non_finite_answer_is_a_failure_unless_the_contract_allows_it(
         return [np.array([0.5] * size + [value], dtype=dtype)]
 
     with pytest.raises(ModelFailedError, match="NaN or infinity in output 'y'"):
-        await engine(answer).infer(x(1), ())
-    _, values = await engine(answer, contract(allow_non_finite=True)).infer(x(1), ())
+        await infer(engine(answer), x(1))
+    _, values = await infer(engine(answer, contract(allow_non_finite=True)), x(1))
     assert not np.isfinite(values[0][-1])
 
 
@@ -96,10 +106,10 @@ async def test_a_short_run_stays_in_the_loops_thread_and_a_long_one_leaves_it() 
     model = Scripted(contract(), double)
     runner = Engine("m", model, contract(), threads=1)
     runner._seconds_per_row = 30e-6
-    await runner.infer(x(1), ())
+    await infer(runner, x(1))
     assert model.threads.pop() == threading.get_ident()
     runner._seconds_per_row = 30e-6
-    await runner.infer(x(*range(10)), ())  # ten rows are predicted to take ten times as long
+    await infer(runner, x(*range(10)))  # ten rows are predicted to take ten times as long
     assert model.threads.pop() != threading.get_ident()
 
 
@@ -108,7 +118,7 @@ async def test_one_long_run_is_enough_to_move_the_next_to_a_thread() -> None:
     runner = Engine("m", model, contract(), threads=1)
     runner._seconds_per_row = 30e-6
     runner._learn(0.5)
-    await runner.infer(x(1), ())
+    await infer(runner, x(1))
     assert model.threads != [threading.get_ident()]
 
 

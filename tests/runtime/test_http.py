@@ -1,5 +1,6 @@
 """What callers see: answers, refusals, one shape of error everywhere."""
 
+import http.client
 import json
 import socket
 from pathlib import Path
@@ -245,6 +246,26 @@ def test_a_malformed_or_endless_head_gets_an_answer_and_the_end(
         assert b'{"error":' in answer
         assert b"content-type: application/json" in answer
     assert iris.infer(request()).status_code == 200
+
+
+def test_the_limit_on_heads_holds_for_every_request_of_a_connection(iris: Server) -> None:
+    small = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    large = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nbig: " + b"x" * 40_000 + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", iris.port), timeout=10) as connection:
+        for head, status in ((small, 200), (small, 200), (large, 431)):
+            connection.sendall(head)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            answer.read()
+            assert answer.status == status
+
+
+def test_a_head_in_many_pieces_is_put_together(iris: Server) -> None:
+    with socket.create_connection(("127.0.0.1", iris.port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n":
+            connection.sendall(bytes([byte]))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_an_upgrade_or_a_head_request_disturbs_nobody(iris: Server) -> None:

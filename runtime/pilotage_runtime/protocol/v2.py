@@ -1,9 +1,8 @@
 """V2 REST bodies in JSON: parse a request into tensors, write an answer from tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -23,8 +22,7 @@ _KIND_WORDS = {
 _SHOWN = 60
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A parsed request; `outputs` is empty where the caller wants them all."""
 
     id: str | None

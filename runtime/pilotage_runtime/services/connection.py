@@ -1,5 +1,6 @@
 """uvicorn's HTTP connection with limits on a request's head, and errors in the shape of all others."""
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -8,6 +9,8 @@ from pilotage_runtime.services.exchange import error_body
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
+# A head comes in one or two packets; one that trickles in holds a connection and nothing else.
+HEAD_SECONDS = 30
 
 
 class Connection(HttpToolsProtocol):
@@ -15,21 +18,39 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._in_head = True
+        self._in_head = False
         self._head_bytes = 0
+        self._chunk_bytes = 0
         self._head_too_large = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        # One that never says a word may stay no longer than one that has said its last.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head_timer()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # Only a chunk this large, or many small ones, can hold a head that breaks the limit.
+        self._chunk_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if not self._in_head or self.transport.is_closing():
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._head_too_large = True
             self.send_400_response("")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._head_bytes = self._chunk_bytes
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -40,7 +61,7 @@ class Connection(HttpToolsProtocol):
             self._head_too_large = True
             raise ValueError("head too large")  # the parser turns it into send_400_response
         self._in_head = False
-        self._head_bytes = 0
+        self._end_head_timer()
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -55,3 +76,8 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

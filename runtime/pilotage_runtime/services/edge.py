@@ -55,7 +55,7 @@ class Edge:
         slot = self._slot
         slot.enter()
         try:
-            answer = await self._within_deadline(exchange)
+            answer = await (self._infer(exchange) if exchange.deadline is None else self._in_time(exchange))
         except ClientGoneError:
             slot.abandon()
             self._log(exchange, _CLIENT_CLOSED, "the caller left before its request was whole")
@@ -63,6 +63,9 @@ class Edge:
         except asyncio.CancelledError:
             slot.abandon()
             raise
+        except Exception:
+            logger.exception("unexpected failure", extra={"request_id": exchange.request_id})
+            answer = refusal(500, "internal error; the log has it under this request's id")
         # Counted when the answer is known, before a slow reader takes it.
         seconds = time.perf_counter() - exchange.started
         slot.leave(answer.status, seconds)
@@ -71,24 +74,18 @@ class Edge:
         )
         await self._send(exchange, answer, send)
 
-    async def _within_deadline(self, exchange: Exchange) -> Answer:
-        deadline = exchange.deadline
+    async def _in_time(self, exchange: Exchange) -> Answer:
+        timer = asyncio.timeout_at(exchange.deadline)
         try:
-            if deadline is None:
-                return await self._infer(exchange)
-            async with asyncio.timeout_at(deadline) as timer:
+            async with timer:
                 answer = await self._infer(exchange)
-            # A run in the loop's own thread holds the timer back with everything else.
-            if timer.expired() or asyncio.get_running_loop().time() > deadline:
-                return self._too_late(exchange)
         except TimeoutError:
+            if not timer.expired():
+                raise
             return self._too_late(exchange)
-        except ClientGoneError:
-            raise
-        except Exception:
-            logger.exception("unexpected failure", extra={"request_id": exchange.request_id})
-            return refusal(500, "internal error; the log has it under this request's id")
-        return answer
+        # A run in the loop's own thread holds the timer back with everything else.
+        overdue = asyncio.get_running_loop().time() > (exchange.deadline or 0)
+        return self._too_late(exchange) if overdue else answer
 
     @staticmethod
     def _too_late(exchange: Exchange) -> Answer:

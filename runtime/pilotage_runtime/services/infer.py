@@ -47,12 +47,16 @@ class InferHandler:
         try:
             request = v2.parse(await exchange.body(self._max_body_bytes), engine.contract)
             engine.check(request.inputs, request.outputs)
-            specs, values = await engine.infer(request.inputs, request.outputs)
+            rows = engine.rows(request.inputs)
+            if engine.is_short(rows):
+                specs, values = engine.run(request.inputs, request.outputs, rows)
+            else:
+                specs, values = await engine.run_in_thread(request.inputs, request.outputs, rows)
         except Refused as refused:
             return refusal(refused.status, refused.message)
         except ModelFailedError as failed:
             return refusal(500, str(failed))
-        self._slot.predicted(engine.rows(request.inputs), self._confidences(specs, values))
+        self._slot.predicted(rows, self._confidences(specs, values))
         return Answer(200, v2.answer(engine.name, request.id, specs, values))
 
     def _confidences(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> list[float]:
