@@ -5,6 +5,7 @@ same declaration when it renders the CRD, so a construct that one side does not 
 """
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -54,7 +55,7 @@ class ApiModel(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Check:
+class _Check(ABC):
     """A construct with a check of its own after pydantic's."""
 
     def __get_pydantic_core_schema__(
@@ -62,9 +63,9 @@ class _Check:
     ) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
+    @abstractmethod
     def check(self, value: Any) -> Any:
         """Return the value, or raise with a sentence that says what is allowed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

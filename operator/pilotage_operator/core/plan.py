@@ -15,8 +15,9 @@ from pilotage_operator.core import clock, difference, hosts, names, revisions, s
 from pilotage_operator.core.children import autoscaler, routes, rules, service_monitor, workload
 from pilotage_operator.core.conditions import Told, merge, phase_conditions
 from pilotage_operator.core.facts import Facts
+from pilotage_operator.core.moves import Event, Move
 from pilotage_operator.core.revisions import Revision
-from pilotage_operator.core.rollout import Event, Move, decide
+from pilotage_operator.core.rollout import decide
 from pilotage_operator.core.signals import Outage, Signals
 from pilotage_operator.core.snapshot import Snapshot
 

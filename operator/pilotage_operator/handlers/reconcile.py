@@ -14,8 +14,8 @@ from pilotage_operator.adapters import telemetry
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
 from pilotage_operator.adapters.observer import Observer, Occupied
 from pilotage_operator.core import clock, names
+from pilotage_operator.core.moves import Event
 from pilotage_operator.core.plan import Apply, Plan, plan
-from pilotage_operator.core.rollout import Event
 from pilotage_operator.core.snapshot import Snapshot
 from pilotage_operator.handlers.queue import Key
 
