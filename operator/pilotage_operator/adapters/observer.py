@@ -23,11 +23,12 @@ from pilotage_operator.adapters.resources import (
 )
 from pilotage_operator.api.modeldeployment import ModelDeployment, parse
 from pilotage_operator.core import names, revisions
-from pilotage_operator.core.children.rules import objectives
 from pilotage_operator.core.install import Features, Install
+from pilotage_operator.core.objectives import objectives
 from pilotage_operator.core.pods import pod_from
 from pilotage_operator.core.signals import Outage, Signals
 from pilotage_operator.core.snapshot import Snapshot
+from pilotage_operator.core.verdict import evidence_since
 
 _FEATURES_LAST = timedelta(seconds=60)
 
@@ -108,14 +109,11 @@ class Observer:
     async def _signals(self, deployment: ModelDeployment, features: Features) -> Signals | Outage | None:
         if not features.prometheus_rules:
             return None
-        rollout, canary = deployment.status.rollout, deployment.status.canary
-        since = rollout.step_started_at if rollout else None
-        returning = deployment.status.rollback is not None and not deployment.status.rollback.completed_at
-        if returning and canary:
-            since = canary.traffic_started_at
-        held_to = objectives(deployment.spec.slo)
         return await self._prometheus.look(
-            deployment.namespace, deployment.name, held_to, since=since, exact=returning
+            deployment.namespace,
+            deployment.name,
+            objectives(deployment.spec.slo),
+            counted_since=evidence_since(deployment.status, datetime.now(UTC)),
         )
 
     async def _host_owners(self, deployment: ModelDeployment, features: Features) -> dict[str, str]:

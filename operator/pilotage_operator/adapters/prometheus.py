@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 
 from pilotage_operator.core import clock, names
-from pilotage_operator.core.children.rules import Objective
+from pilotage_operator.core.objectives import Objective, since
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
 
 _TIMEOUT = aiohttp.ClientTimeout(total=3)
@@ -37,19 +37,17 @@ class Prometheus:
         deployment: str,
         held_to: Sequence[Objective],
         *,
-        since: str | None,
-        exact: bool = False,
+        counted_since: str | None,
     ) -> Signals | Outage:
-        """See the alerts, what was counted `since` a step began (nothing if None), and, if asked, `exact` totals."""
+        """See the alerts, and what was counted since a moment (nothing if None)."""
         now = datetime.now(UTC)
-        window = max(1, math.ceil(clock.seconds_between(since, now))) if since else 0
+        window = max(1, math.ceil(clock.seconds_between(counted_since, now))) if counted_since else 0
         group = names.rule_group(namespace, deployment)
         selector = f'namespace="{namespace}", modeldeployment="{deployment}"'
         try:
-            groups, counts, totals = await asyncio.gather(
+            groups, counts = await asyncio.gather(
                 self._get("/api/v1/rules", {"rule_group[]": [group, f"{group}-budget"]}),
-                self._count(held_to if window else (), selector, "increase", window),
-                self._count(held_to if window and exact else (), selector, "max_over_time", window),
+                self._count(held_to if window else (), selector, window),
             )
         except PrometheusError as error:
             return Outage(now, f"Prometheus at {self._url} did not answer: {error}")
@@ -62,15 +60,14 @@ class Prometheus:
             alerts=tuple(_alerts(found, namespace, deployment)),
             window_seconds=window,
             counts=counts,
-            totals=totals,
         )
 
     async def _count(
-        self, held_to: Sequence[Objective], selector: str, function: str, window: int
+        self, held_to: Sequence[Objective], selector: str, window: int
     ) -> dict[str, dict[str, Counts]]:
         """SLO → revision → counts."""
-        span = f"{window}s"
-        queries = [query(selector, function, span) for o in held_to for query in (o.requests, o.bad_requests)]
+        counting = since(window)
+        queries = [query(selector, counting) for o in held_to for query in (o.requests, o.bad_requests)]
         found = await asyncio.gather(*map(self._by_revision, queries))
         return {
             objective.slo: {revision: Counts(n, bad.get(revision, 0.0)) for revision, n in requests.items()}

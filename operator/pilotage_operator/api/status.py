@@ -76,7 +76,7 @@ class CanaryStatus(ApiModel):
     applied_weight: Integer | None = None
     """Share of traffic that the router was seen to give it, in percent."""
     traffic_started_at: Timestamp | None = None
-    """Since when its present weight is in force; evidence is counted from here."""
+    """When it first got traffic; what a rollback reports is counted from here."""
     created_at: Timestamp | None = None
     """When the revision was made."""
 
@@ -159,6 +159,8 @@ class RollbackStatus(ApiModel):
     """The revision that was taken back."""
     to: str
     """The revision that serves instead."""
+    during: Phase | None = None
+    """The phase in which it was decided."""
 
 
 class Rejected(ApiModel):
@@ -174,6 +176,8 @@ class Rejected(ApiModel):
     """Why it failed."""
     at: Timestamp
     """When it failed."""
+    withdrawn_at: Timestamp | None = None
+    """When it turned out that the old revision fails in the same way: it may be tried again."""
 
 
 class StatusModel(ApiModel):

@@ -10,11 +10,12 @@ from typing import Any
 from pilotage_operator.api.status import CanaryStatus, Rejected, RolloutStatus, StatusModel, Step
 from pilotage_operator.core import clock, revisions, sizing
 from pilotage_operator.core.children.pod_template import pod_template
-from pilotage_operator.core.children.rules import objectives
+from pilotage_operator.core.objectives import objectives
 from pilotage_operator.core.pods import Failure, worst_failure
 from pilotage_operator.core.revisions import Revision
+from pilotage_operator.core.signals import Counts, Signals
 from pilotage_operator.core.snapshot import Snapshot
-from pilotage_operator.core.verdict import Verdict, judge
+from pilotage_operator.core.verdict import Verdict, burns_too, in_doubt, judge
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,18 @@ class Facts:
         """The rejection that keeps the wanted content from being tried."""
         token = self.snapshot.deployment.spec.rollout.retry_token
         of_content = [r for r in self.status.rejected if r.inputs_hash == self.inputs_hash]
-        return next((r for r in of_content if r.retry_token == token), None)
+        return next((r for r in of_content if r.retry_token == token and not r.withdrawn_at), None)
+
+    @cached_property
+    def innocent(self) -> Counts | None:
+        """What the old revision answered after a rollback, if it shows that the fault was not the new one's."""
+        rollback, signals = self.status.rollback, self.snapshot.signals
+        if rollback is None or self.rejection is None or self.rejection.revision != rollback.from_:
+            return None
+        if not isinstance(signals, Signals) or not in_doubt(rollback, self.snapshot.now):
+            return None
+        held_to = objectives(self.snapshot.deployment.spec.slo)
+        return burns_too(signals, rollback.to, rollback.evidence, held_to)
 
     @cached_property
     def wanted(self) -> Revision:

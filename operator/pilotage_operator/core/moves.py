@@ -20,16 +20,19 @@ from pilotage_operator.core import clock
 from pilotage_operator.core.facts import Facts
 from pilotage_operator.core.revisions import Revision
 from pilotage_operator.core.signals import Signals
-from pilotage_operator.core.verdict import firing_alert
+from pilotage_operator.core.verdict import firing_alert, in_doubt
 
 POLL_SECONDS = 1.0
 """While a canary has traffic or is about to: how long a firing alert may go unseen."""
 REST_SECONDS = 30.0
 """At rest: how long a firing alert of the stable revision may go unseen."""
+_DOUBT_POLL_SECONDS = 5.0
+"""After a rollback out of the bake, while the old revision is watched for the same fault."""
 _REMEMBERED_REJECTIONS = 10
 
-
-BLIND = frozenset({"PrometheusUnreachable", "RulesNotLoaded", "RulesNotEvaluated", "AlertPending"})
+BLIND = frozenset(
+    {"PrometheusUnreachable", "RulesNotLoaded", "RulesNotEvaluated", "AlertPending", "AlertUnconfirmed"}
+)
 """Reasons for which a bake does not end; few requests at night are none."""
 
 
@@ -144,7 +147,29 @@ def refuse(facts: Facts) -> Move:
         f" Revision {facts.status.stable.revision} serves. Apply other content,"
         " or set spec.rollout.retryToken to a new value to try the same again."
     )
-    return Move(facts.status, "RolledBack", "RolledBack", message, REST_SECONDS)
+    rollback = facts.status.rollback
+    doubted = rollback is not None and in_doubt(rollback, facts.snapshot.now)
+    again = _DOUBT_POLL_SECONDS if doubted else REST_SECONDS
+    return Move(facts.status, "RolledBack", "RolledBack", message, again)
+
+
+def withdraw_rejection(facts: Facts) -> Move:
+    """A fault that the old revision shows as well was not the new one's: it gets another try, under a new name."""
+    rejection, seen = facts.rejection, facts.innocent
+    assert rejection is not None
+    assert seen is not None
+    assert facts.status.rollback is not None
+    message = (
+        f"{facts.status.rollback.to} fails alike since it took over again: {seen.bad:.0f} of"
+        f" {seen.requests:.0f} requests were bad. {rejection.revision} is not to blame and will be tried again."
+    )
+    withdrawn = [
+        r.model_copy(update={"withdrawn_at": facts.now}) if r is rejection else r
+        for r in facts.status.rejected
+    ]
+    status = change(facts.status, rejected=withdrawn)
+    event = Event("RejectionWithdrawn", message, warning=True)
+    return Move(status, "Stable", "RejectionWithdrawn", message, POLL_SECONDS, event)
 
 
 def without_router(facts: Facts) -> Move:
@@ -220,6 +245,7 @@ def _roll_back(facts: Facts, reason: str, message: str, evidence: Evidence) -> M
         decided_at=facts.now,
         from_=facts.canary.revision,
         to=facts.status.stable.revision,
+        during=facts.status.phase,
     )
     stored = facts.snapshot.revision(facts.canary.revision)
     rejection = Rejected(
@@ -273,7 +299,7 @@ def finish_rollback(facts: Facts) -> Move:
         counted = f" {evidence.failed_requests} of {evidence.requests} requests were bad."
     stable = "" if evidence.stable_value is None else f", {rollback.to} had {evidence.stable_value:.4g}"
     what = evidence.detail or (
-        f"{evidence.alert or evidence.signal}: {evidence.value} against {evidence.threshold}{stable}."
+        f"{evidence.alert or evidence.signal}: {evidence.value or 0:.4g} against {evidence.threshold or 0:.4g}{stable}."
     )
     message = f"{rollback.from_} was taken back to {rollback.to}. {what}{counted}"
     return Move(
@@ -288,11 +314,10 @@ def _final_evidence(facts: Facts) -> Evidence:
     if not isinstance(signals, Signals):
         return evidence
     slo = evidence.signal if evidence.signal in signals.counts else "availability"
-    counts = signals.totals.get(slo, {}).get(facts.canary.revision, signals.of(slo, facts.canary.revision))
-    changes: dict[str, Any] = {
-        "requests": max(round(counts.requests), evidence.requests or 0),
-        "failed_requests": max(round(counts.bad), evidence.failed_requests or 0),
-    }
+    counts = signals.of(slo, facts.canary.revision)
+    changes: dict[str, Any] = {"window_seconds": round(signals.window_seconds)}
+    if counts.requests:
+        changes |= {"requests": round(counts.requests), "failed_requests": round(counts.bad)}
     rest = signals.others(slo, facts.canary.revision)
     if evidence.stable_value is None and rest.requests:
         changes["stable_value"] = round(rest.share, 6)
@@ -389,6 +414,14 @@ def hold_time(facts: Facts) -> Move:
 
 def hold(facts: Facts) -> Move:
     return _keep(facts, "Holding", facts.verdict.reason, facts.verdict.message)
+
+
+def count_anew(facts: Facts) -> Move:
+    """What an outage did to all would weigh on this step for ever: the step begins again."""
+    rollout = facts.rollout.model_copy(update={"step_started_at": facts.now})
+    message = f"A shared outage, so step {facts.rollout.step_index + 1} begins anew. {facts.verdict.message}"
+    status = change(facts.status, rollout=rollout)
+    return Move(status, "Holding", "SharedOutage", message, POLL_SECONDS)
 
 
 def pass_step(facts: Facts) -> Move:

@@ -50,10 +50,6 @@ class Signals:
     counts: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict[str, Mapping[str, Counts]])
     """SLO → revision → what was counted in the last `window_seconds`."""
 
-    totals: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict[str, Mapping[str, Counts]])
-    """The same as the counters stand, exact for pods that were born within the window; only while a
-    rollback is under way (an increase is extrapolated, and misses what came before the first scrape)."""
-
     def of(self, slo: str, revision: str) -> Counts:
         return self.counts.get(slo, {}).get(revision, Counts(0, 0))
 

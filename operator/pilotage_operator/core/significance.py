@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import comb, exp, lgamma, sqrt
 
-from pilotage_operator.core.children.rules import LEAST_BAD_REQUESTS, SIGNIFICANT_Z
+from pilotage_operator.core.objectives import LEAST_BAD_REQUESTS, SIGNIFICANT_Z
 from pilotage_operator.core.signals import Counts
 
 ERROR_RATE = 0.00135

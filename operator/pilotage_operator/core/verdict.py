@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from math import floor
 
-from pilotage_operator.api.status import Evidence
+from pilotage_operator.api.status import Evidence, RollbackStatus, StatusModel
 from pilotage_operator.core import clock
-from pilotage_operator.core.children.rules import LEAST_BAD_REQUESTS, Objective
+from pilotage_operator.core.objectives import LEAST_BAD_REQUESTS, Objective
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
 from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 
 _STALE_AFTER_INTERVALS = 4
+_IN_DOUBT_SECONDS = 300
+"""After a rollback out of the bake: how long the old revision is watched for the same fault."""
 
 
 class Outcome(StrEnum):
@@ -39,6 +41,40 @@ class Verdict:
     evidence: Evidence | None = None
 
 
+def evidence_since(status: StatusModel, now: datetime) -> str | None:
+    """The moment from which requests are counted: nothing older is evidence of what is decided next."""
+    rollback, rollout = status.rollback, status.rollout
+    if rollback and not rollback.completed_at:
+        return status.canary.traffic_started_at if status.canary else None
+    if rollout:
+        return rollout.step_started_at
+    return rollback.traffic_reverted_at if rollback and in_doubt(rollback, now) else None
+
+
+def in_doubt(rollback: RollbackStatus, now: datetime) -> bool:
+    """Whether the old revision may still show that the fault was not the new one's.
+
+    While a revision bakes there is no other to compare it with: an outage of all looks like a fault of its own.
+    """
+    after = clock.seconds_between(rollback.traffic_reverted_at, now) if rollback.traffic_reverted_at else 0
+    return rollback.during == "Baking" and after < _IN_DOUBT_SECONDS
+
+
+def burns_too(
+    signals: Signals, stable: str, evidence: Evidence, held_to: Sequence[Objective]
+) -> Counts | None:
+    """What the old revision answered since it took over again, if that is no better than what condemned the new."""
+    objective = next((o for o in held_to if o.slo == evidence.signal), None)
+    if objective is None:
+        return None
+    now, before = (
+        signals.of(objective.slo, stable),
+        Counts(evidence.requests or 0, evidence.failed_requests or 0),
+    )
+    bad = now.share > objective.threshold and worse_than_budget(now, objective.budget)
+    return now if bad and not worse_than_others(before, now) else None
+
+
 def judge(
     signals: Signals | Outage | None,
     *,
@@ -57,9 +93,15 @@ def judge(
         case Signals():
             pass
     fired = firing_alert(signals, canary)
-    if fired and _shared(signals, canary, fired.slo, alone=alone):
-        message = f"{fired.name} fires, but the other revisions are as bad in the same time: a shared outage."
-        return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
+    if fired and signals.window_seconds and fired.slo in signals.counts:
+        # A rule's window may reach back beyond this step, into an outage that all shared.
+        seen = signals.of(fired.slo, canary)
+        if seen.bad < LEAST_BAD_REQUESTS:
+            message = f"{fired.name} fires, but only {seen.bad:.0f} bad requests are of this step's time."
+            return Verdict(Outcome.UNKNOWN, "AlertUnconfirmed", message)
+        if _shared(signals, canary, fired.slo, alone=alone):
+            message = f"{fired.name} fires, but the other revisions are as bad in the same time."
+            return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
     if fired:
         evidence = evidence_of(signals, canary, held_to, alert=fired)
         return Verdict(Outcome.FAIL, "AlertFiring", _told(fired, evidence), evidence)
@@ -88,6 +130,9 @@ def judge(
         # Refusals are the clients' own fault until the others accept what this revision refuses.
         allowed = max(objective.budget, rest.share) if objective.slo == "requests" else objective.budget
         if objective.slo != "requests" and mine.share > allowed:
+            if rest.share > allowed and _shared(signals, canary, objective.slo, alone=alone):
+                message = f"{objective.slo}: {mine.share:.2%} of the requests were bad, and {rest.share:.2%} elsewhere."
+                return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
             return Verdict(
                 Outcome.UNKNOWN,
                 "ObjectiveMissed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def serving(world: World) -> dict[str, int]:
 
 def matches_golden(name: str, timeline: list[str]) -> None:
     path, text = GOLDEN / f"{name}.txt", "\n".join(timeline) + "\n"
+    if os.environ.get("PILOTAGE_UPDATE_GOLDEN") == "1":
+        path.write_text(text)
     assert path.exists(), f"no golden file {path.name}; the timeline is:\n{text}"
     assert path.read_text() == text
 
@@ -108,6 +111,41 @@ def test_a_version_that_turns_bad_during_the_bake_is_taken_back(world: World) ->
     world.behaviours["v2"] = Behaviour(bad_share=0.3)
     world.run(60, until="RolledBack")
     assert serving(world) == {"v1": 100}
+
+
+def test_a_rejection_out_of_the_bake_is_withdrawn_if_the_old_version_then_fails_alike(world: World) -> None:
+    world.serve("v2")
+    world.run(120, until="Baking")
+    world.run(10)
+    # The store behind all models goes down; while v2 has all the traffic, it alone can be seen to fail.
+    world.behaviours = {"v1": Behaviour(bad_share=0.3), "v2": Behaviour(bad_share=0.3)}
+    world.run(60, until="RollingBack")
+    blamed = world.status["rollback"]["from"]
+    world.run(60, until="Progressing")
+    assert "RejectionWithdrawn" in world.events
+    assert world.status["rejected"][-1]["withdrawnAt"]
+    assert world.status["canary"]["revision"] == f"{blamed}-2", (
+        "old alerts of the first try say nothing of this"
+    )
+    world.run(120)
+    assert serving(world) == {"v1": 90, "v2": 10}, "while the outage lasts, it holds"
+    world.behaviours = {}
+    world.run(300, until="Stable")
+    assert serving(world) == {"v2": 100}
+    matches_golden("outage-in-the-bake", world.timeline)
+
+
+def test_a_rejection_out_of_the_bake_stands_if_the_old_version_is_well(world: World) -> None:
+    world.serve("v2")
+    world.run(120, until="Baking")
+    world.behaviours["v2"] = Behaviour(bad_share=0.3)
+    world.run(60, until="RolledBack")
+    world.behaviours["v1"] = Behaviour(bad_share=0.02)
+    world.run(600)
+    assert (world.phase, serving(world)) == ("RolledBack", {"v1": 100}), (
+        "2 % is a fault, but not the same one"
+    )
+    assert "withdrawnAt" not in world.status["rejected"][-1]
 
 
 def test_no_traffic_holds_and_says_how_far_it_is(world: World) -> None:

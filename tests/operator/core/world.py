@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pilotage_operator.api.modeldeployment import parse
+from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import clock, names, revisions
 from pilotage_operator.core.children import routes
-from pilotage_operator.core.children.rules import objectives
 from pilotage_operator.core.install import Features, Install
+from pilotage_operator.core.objectives import objectives
 from pilotage_operator.core.plan import Apply, plan
 from pilotage_operator.core.pods import Failure, Pod
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
 from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 from pilotage_operator.core.snapshot import Snapshot
+from pilotage_operator.core.verdict import evidence_since
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SCRAPE_SECONDS = 5
@@ -232,15 +234,13 @@ class World:
     def _signals(self, now: datetime, held_to: list[Any]) -> Signals | Outage:
         if not self.prometheus_up:
             return Outage(now, "Prometheus did not answer")
-        started = self.status.get("rollout", {}).get("stepStartedAt")
-        since = (clock.parse(started) - START).total_seconds() if started else float(self.seconds)
-        if self.status.get("rollback") and not self.status["rollback"].get("completedAt"):
-            since = 0
+        began = evidence_since(StatusModel.model_validate(self.status), now)
+        since = (clock.parse(began) - START).total_seconds() if began else float(self.seconds)
         return Signals(
             observed_at=now,
             rules_evaluated_at=now,
             alerts=tuple(self._alerts(held_to)),
-            window_seconds=self.seconds - since,
+            window_seconds=max(1, self.seconds - since) if began else 0,
             counts={"availability": self._counts(since)},
         )
 

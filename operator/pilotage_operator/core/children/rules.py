@@ -11,90 +11,20 @@ Burn-rate factors: Google SRE Workbook, chapter 5 (14.4 spends 2 % of a 30-day b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pilotage_operator.api.slo import SLOSpec
 from pilotage_operator.core import names
+from pilotage_operator.core.objectives import (
+    FAST_BURN,
+    LEAST_BAD_REQUESTS,
+    SIGNIFICANT_Z,
+    Objective,
+    objectives,
+    over,
+)
 
-LEAST_BAD_REQUESTS = 5
-SIGNIFICANT_Z = 3.0
-FAST_BURN = 14.4
 SLOW_BURN = 6.0
-_HIGHEST_THRESHOLD = 0.25
-_BY = "namespace, modeldeployment, model, revision"
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One SLO as a ratio of bad requests to requests."""
-
-    slo: str
-    alert: str
-    budget: float
-    """The share of bad requests that the objective allows."""
-    summary: str
-    latency_seconds: float | None = None
-
-    @property
-    def threshold(self) -> float:
-        """The share of bad requests above which a revision may be taken back."""
-        return min(FAST_BURN * self.budget, _HIGHEST_THRESHOLD)
-
-    def requests(self, selector: str, function: str, window: str) -> str:
-        metric = (
-            "inference_request_duration_seconds_count" if self.latency_seconds else "inference_requests_total"
-        )
-        return f"sum by ({_BY}) ({function}({metric}{{{selector}}}[{window}]))"
-
-    def bad_requests(self, selector: str, function: str, window: str) -> str:
-        if self.latency_seconds is not None:
-            bucket = (
-                f'inference_request_duration_seconds_bucket{{{selector}, le=~"{_le(self.latency_seconds)}"}}'
-            )
-            return (
-                f"{self.requests(selector, function, window)}"
-                f" - sum by ({_BY}) ({function}({bucket}[{window}]))"
-            )
-        codes = "4.." if self.slo == "requests" else "5.."
-        bad = f'inference_requests_total{{{selector}, code=~"{codes}"}}'
-        return (
-            f"sum by ({_BY}) ({function}({bad}[{window}])) or 0 * {self.requests(selector, function, window)}"
-        )
-
-
-def objectives(slo: SLOSpec) -> list[Objective]:
-    """What a revision is held to: its SLOs, and not refusing what the others accept."""
-    found: list[Objective] = []
-    if slo.availability:
-        found.append(
-            Objective(
-                "availability",
-                "PilotageRevisionFailing",
-                _budget(slo.availability.objective_percent),
-                "answers 5xx to more requests than its availability objective and the other revisions do",
-            )
-        )
-    if slo.latency:
-        found.append(
-            Objective(
-                "latency",
-                "PilotageRevisionSlow",
-                _budget(slo.latency.objective_percent),
-                f"answers more requests later than {slo.latency.threshold_milliseconds} ms than its objective"
-                " and the other revisions do",
-                slo.latency.threshold_milliseconds / 1000,
-            )
-        )
-    found.append(
-        Objective(
-            "requests",
-            "PilotageRevisionRefusing",
-            0.01,
-            "answers 4xx to requests that the other revisions accept (a renamed or retyped input?)",
-        )
-    )
-    return found
 
 
 def prometheus_rule(
@@ -135,7 +65,7 @@ def prometheus_rule(
 
 
 def _comparison(objective: Objective, selector: str, window: str) -> list[dict[str, Any]]:
-    labels = {"slo": objective.slo, "window": window}
+    labels, growth = {"slo": objective.slo, "window": window}, over("increase", window)
     mine = f'{{{selector}, slo="{objective.slo}", window="{window}"}}'
     requests, bad = f"pilotage:requests:increase{mine}", f"pilotage:bad_requests:increase{mine}"
     other_requests, other_bad = (
@@ -151,10 +81,8 @@ def _comparison(objective: Objective, selector: str, window: str) -> list[dict[s
     if objective.slo != "requests":
         significant += f" or {other_requests} < 1"
     return [
-        _record("pilotage:requests:increase", objective.requests(selector, "increase", window), labels),
-        _record(
-            "pilotage:bad_requests:increase", objective.bad_requests(selector, "increase", window), labels
-        ),
+        _record("pilotage:requests:increase", objective.requests(selector, growth), labels),
+        _record("pilotage:bad_requests:increase", objective.bad_requests(selector, growth), labels),
         _record("pilotage:other_requests:increase", _others(requests), labels),
         _record("pilotage:other_bad_requests:increase", _others(bad), labels),
         _record("pilotage:bad_requests:z", z, labels),
@@ -201,11 +129,11 @@ def _unscraped(selector: str, interval_seconds: int) -> dict[str, Any]:
 
 def _burn(objective: Objective, selector: str) -> list[dict[str, Any]]:
     def share(window: str) -> str:
-        bad = objective.bad_requests(selector, "rate", window)
-        return f"({bad}) / ({objective.requests(selector, 'rate', window)})"
+        rate = over("rate", window)
+        return f"({objective.bad_requests(selector, rate)}) / ({objective.requests(selector, rate)})"
 
     def alert(severity: str, factor: float, long: str, short: str) -> dict[str, Any]:
-        limit = min(factor * objective.budget, _HIGHEST_THRESHOLD)
+        limit = objective.limit(factor)
         return {
             "alert": "PilotageErrorBudgetBurn",
             "expr": f"{share(long)} > {limit:g} and {share(short)} > {limit:g}",
@@ -223,13 +151,3 @@ def _burn(objective: Objective, selector: str) -> list[dict[str, Any]]:
 
 def _record(name: str, expr: str, labels: dict[str, str]) -> dict[str, Any]:
     return {"record": name, "expr": expr, "labels": labels}
-
-
-def _budget(objective_percent: float) -> float:
-    return round(1 - objective_percent / 100, 9)
-
-
-def _le(seconds: float) -> str:
-    """The bucket's label as Prometheus 2 and 3 write it: `1` and `1.0`. Dots are literal."""
-    text = f"{seconds:g}"
-    return text.replace(".", r"\\.") if "." in text else rf"{text}|{text}\\.0"
