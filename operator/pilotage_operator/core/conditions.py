@@ -49,10 +49,10 @@ def merge(
     generation: int,
     now: str,
 ) -> list[Condition]:
-    """The conditions to write: transition times move only when a status changes."""
+    """The conditions to write: transition times move only when a status changes; the last word on a type counts."""
     known = {condition.type: condition for condition in earlier}
     merged: list[Condition] = []
-    for kind, status, reason, message in current:
+    for kind, status, reason, message in {told[0]: told for told in current}.values():
         before = known.get(kind)
         moved = before is None or before.status != status
         merged.append(

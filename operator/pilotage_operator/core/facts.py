@@ -129,6 +129,12 @@ class Facts:
         overdue = self._overdue()
         return overdue if overdue and found is None else found
 
+    @cached_property
+    def stable_failure(self) -> Failure | None:
+        """Why a pod of the stable revision does not serve; one whose content changed is among them."""
+        pods = self.snapshot.pods_of(self.status.stable.revision) if self.status.stable else []
+        return next((pod.failure for pod in pods if pod.failure and not pod.ready), None)
+
     def _overdue(self) -> Failure | None:
         """A pod that had its time and met no outage: the deadline counts only the model's own time."""
         deadline = self.snapshot.deployment.spec.rollout.progress_deadline_seconds

@@ -135,8 +135,13 @@ def first_waits(facts: Facts) -> Move:
 
 def rest(facts: Facts) -> Move:
     assert facts.status.stable is not None
-    message = f"Revision {facts.status.stable.revision} serves all traffic."
-    return Move(facts.status, "Stable", "Serving", message, REST_SECONDS)
+    message, failure = f"Revision {facts.status.stable.revision} serves all traffic.", facts.stable_failure
+    if failure is None:
+        return Move(facts.status, "Stable", "Serving", message, REST_SECONDS)
+    message = f"{message} A pod of it does not serve: {failure}"
+    known = any(condition.reason == failure.reason for condition in facts.status.conditions)
+    event = None if known else Event(failure.reason, message, warning=True)
+    return Move(facts.status, "Stable", failure.reason, message, REST_SECONDS, event)
 
 
 def refuse(facts: Facts) -> Move:

@@ -196,6 +196,7 @@ def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: st
                     if conflict
                     else phase_conditions(move.phase, move.reason, move.message)
                 ),
+                *_nobody_serves(snapshot, status),
                 _slo_healthy(snapshot),
                 _traffic_routed(snapshot, exposure),
             ],
@@ -229,6 +230,21 @@ def _observed(snapshot: Snapshot, revision: str) -> dict[str, Any]:
         "runtime_image": stored.runtime_image if stored else None,
         "ready_replicas": sum(pod.ready for pod in snapshot.pods_of(revision)),
     }
+
+
+def _nobody_serves(snapshot: Snapshot, status: StatusModel) -> list[Told]:
+    """Whatever the phase promises, without a ready pod behind the traffic nothing is served."""
+    if status.stable is None:
+        return []
+    serving = [status.stable.revision]
+    if status.canary and status.canary.weight:
+        serving = (
+            [status.canary.revision] if status.canary.weight == 100 else [*serving, status.canary.revision]
+        )
+    if any(pod.ready for revision in serving for pod in snapshot.pods_of(revision)):
+        return []
+    why = next((str(p.failure) for r in serving for p in snapshot.pods_of(r) if p.failure), "")
+    return [("Ready", "False", "NoPodReady", f"No pod of {' or '.join(serving)} is ready. {why}".rstrip())]
 
 
 def _slo_healthy(snapshot: Snapshot) -> Told:

@@ -324,6 +324,29 @@ def test_a_shared_outage_takes_no_young_version_back(world: World) -> None:
     assert serving(world) == {"v1": 90, "v2": 10}
 
 
+def test_a_pod_that_fetched_other_content_is_told_and_moves_nothing(world: World) -> None:
+    world.failing_pods["v1"] = (1, Failure("Model", "Verify", "ModelContentChanged", "another digest"))
+    world.run(120)
+    ready = world.condition("Ready")
+    assert (world.phase, ready["status"], ready["reason"]) == ("Stable", "True", "ModelContentChanged")
+    assert "another digest" in ready["message"]
+    assert world.events.count("ModelContentChanged") == 1
+    world.failing_pods.clear()
+    world.run(60)
+    assert world.condition("Ready")["reason"] == "Serving"
+
+
+def test_a_stable_version_without_a_ready_pod_is_not_ready(world: World) -> None:
+    world.failing_pods["v1"] = (99, Failure("Infrastructure", "Schedule", "Unschedulable", "no node"))
+    world.run(60)
+    ready = world.condition("Ready")
+    assert (world.phase, ready["status"], ready["reason"]) == ("Stable", "False", "NoPodReady")
+    assert "no node" in ready["message"]
+    world.failing_pods.clear()
+    world.run(60)
+    assert world.condition("Ready")["status"] == "True"
+
+
 def test_a_name_that_somebody_else_has_stalls_and_writes_nothing(world: World) -> None:
     world.strangers = frozenset({("Service", "fraud")})
     writes = world.writes

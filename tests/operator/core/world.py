@@ -46,6 +46,8 @@ class World:
     prometheus_up: bool = True
     strangers: frozenset[names.ObjectKey] = frozenset()
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    failing_pods: dict[str, tuple[int, Failure]] = field(default_factory=dict)
+    """Version → how many of its pods fail, and how, beside those that go on serving."""
     seconds: int = 0
     generation: int = 1
     status: dict[str, Any] = field(default_factory=dict)
@@ -188,18 +190,21 @@ class World:
         return live
 
     def _pods(self) -> list[Pod]:
-        return [
-            Pod(
-                name=f"{revision}-{index}",
-                revision=revision,
-                created_at=START + timedelta(seconds=born),
-                ready=self._ready(revision),
-                digest=DIGEST if self.seconds > born else None,
-                failure=self._behaviour(revision).failure,
-            )
-            for revision, born in self.born.items()
-            for index in range(self._replicas(revision))
-        ]
+        found: list[Pod] = []
+        for revision, born in self.born.items():
+            failing, failure = self.failing_pods.get(self.version(revision), (0, None))
+            for index in range(self._replicas(revision)):
+                fails = index < failing
+                pod = Pod(
+                    name=f"{revision}-{index}",
+                    revision=revision,
+                    created_at=START + timedelta(seconds=born),
+                    ready=self._ready(revision) and not fails,
+                    digest=DIGEST if self.seconds > born else None,
+                    failure=failure if fails else self._behaviour(revision).failure,
+                )
+                found.append(pod)
+        return found
 
     # Traffic and Prometheus.
 
