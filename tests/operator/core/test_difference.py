@@ -132,3 +132,24 @@ def test_any_manifest_is_like_itself_and_nothing_breaks_the_reader(spec: dict[st
     applied = wanted(field=spec)
     assert not differs(applied, live(applied))
     assert differs(applied, live(applied, field=other)) in (True, False)
+
+
+def test_an_addition_to_a_selector_is_a_difference_for_it_would_cut_traffic() -> None:
+    applied = wanted(selector={"app": "a"})
+    assert differs(applied, live(applied, selector={"app": "a", "zone": "b"}))
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [{"fault": {"abort": {"httpStatus": 500}}}, {"mirror": {"host": "b"}}, {"match": [{"port": 1}]}],
+)
+def test_an_addition_to_a_rule_of_the_routes_is_a_difference(addition: dict[str, Any]) -> None:
+    rule = {"name": "split", "route": [{"destination": {"host": "a"}, "weight": 100}]}
+    applied = {**wanted(hosts=["a"], http=[rule]), "kind": "VirtualService"}
+    assert not differs(applied, live(applied))
+    assert differs(applied, live(applied, http=[{**rule, **addition}]))
+
+
+def test_a_section_that_somebody_adds_to_the_routes_stays_theirs() -> None:
+    applied = {**wanted(hosts=["a"], http=[]), "kind": "VirtualService"}
+    assert not differs(applied, live(applied, tls=[{"match": []}]))
