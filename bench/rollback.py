@@ -15,8 +15,6 @@ import argparse
 import statistics
 import sys
 import time
-from datetime import datetime
-from typing import Any
 
 from demo import site as sites
 from demo import story
@@ -49,7 +47,7 @@ def _measure(site: Site, runs: int) -> int:
     manifest["spec"]["rollout"] |= {"steps": [{"weight": 20, "holdSeconds": 60}], "bakeSeconds": 10}
     site.apply(manifest)
     site.ready(story.NAME)
-    rows: list[tuple[str, float, int, int, int]] = []
+    rows: list[tuple[str, float, int, int]] = []
     with story.load(site, slow_after_seconds=SLOW_SECONDS) as traffic:
         time.sleep(3)
         good = story.change(site, traffic, "good", version="fraud/2", until="Stable", say=print)
@@ -58,14 +56,12 @@ def _measure(site: Site, runs: int) -> int:
                 # A new token re-arms the same content under a new revision.
                 site.edit(story.NAME, {"rollout": {"retryToken": f"{fault}-{run}-{time.time():.0f}"}})
                 bad = story.change(site, traffic, fault, version=version, until="RolledBack", say=print)
-                began, reverted = bad.began + (bad.first_bad or 0), _reverted(bad.status)
-                late = sum(
-                    traffic.bad(a)
-                    for a in traffic.between(reverted + 1.0, bad.ended)
-                    if a.at > reverted + 1.0
-                )
-                rows.append((fault, reverted - began, bad.failed, late, bad.sent))
-                print(f"{fault} run {run}: weight 0 after {reverted - began:.1f} s, {bad.failed} bad answers")
+                seconds = bad.seconds_to_revert
+                assert seconds is not None
+                assert bad.first_bad is not None
+                late = sum(map(traffic.bad, traffic.between(bad.first_bad + seconds + 1.0, bad.ended)))
+                rows.append((fault, seconds, bad.failed, late))
+                print(f"{fault} run {run}: weight 0 after {seconds:.1f} s, {bad.failed} bad answers")
                 site.serve(story.NAME, "fraud/2")
                 site.ready(story.NAME)
                 time.sleep(5)
@@ -80,10 +76,6 @@ def _measure(site: Site, runs: int) -> int:
         )
     errors = statistics.median(row[1] for row in rows if row[0] == "errors")
     return 0 if errors <= 15 and good.failed == 0 else 1
-
-
-def _reverted(status: dict[str, Any]) -> float:
-    return datetime.fromisoformat(status["rollback"]["trafficRevertedAt"]).timestamp()
 
 
 if __name__ == "__main__":

@@ -66,10 +66,9 @@ def _tell(site: sites.Site, *, keep: bool) -> int:
     _show(chapters)
     if keep:
         _next(site)
-    revert = (bad.last_bad or 0) - (bad.first_bad or 0)
-    went_well = good.failed == 0 and bad.failed > 0 and bad.status.get("rollback", {}).get("completedAt")
+    went_well = good.failed == 0 and bad.failed > 0 and bad.seconds_to_revert is not None
     say(
-        f"From the first bad answer to the last: {revert:.1f} s."
+        f"From the first bad answer to weight 0: {bad.seconds_to_revert:.1f} s."
         if went_well
         else "The story did not go as it should: see the table."
     )
@@ -78,14 +77,14 @@ def _tell(site: sites.Site, *, keep: bool) -> int:
 
 def _show(chapters: list[Chapter]) -> None:
     table = Table(title="What was seen", title_justify="left")
-    for column in ("change", "weights of the new version", "sent", "failed", "first bad → weight 0"):
-        table.add_column(column)
+    for column in ("change", "after", "phase", "new version", "sent", "failed"):
+        table.add_column(column, justify="left" if column in ("change", "phase") else "right")
     for chapter in chapters:
-        weights = "  ".join(f"{at:.0f} s: {weight}%" for at, weight in chapter.weights)
-        reverted = "-"
-        if chapter.first_bad is not None and chapter.last_bad is not None:
-            reverted = f"{chapter.last_bad - chapter.first_bad:.1f} s"
-        table.add_row(chapter.title, weights, str(chapter.sent), str(chapter.failed), reverted)
+        for number, part in enumerate(chapter.stretches):
+            title = "" if number else chapter.title
+            weight, after = f"{part.weight}%", f"{part.began:.1f} s"
+            table.add_row(title, after, part.phase, weight, str(part.sent), str(part.failed))
+        table.add_row("", "", "in all", "", str(chapter.sent), str(chapter.failed), end_section=True)
     console.print(table)
     evidence = chapters[-1].status.get("rollback", {}).get("evidence", {})
     shown = Table(title="The rollback's evidence (status.rollback.evidence)", title_justify="left")

@@ -32,7 +32,7 @@ VALUES: dict[str, Any] = {
     "monitoring": {"scrapeInterval": "5s"},
     "routing": {"allowedGateways": [GATEWAY], "allowedHosts": {NAMESPACE: ["*.example.com"]}},
     # The model store of a cluster on one machine has a private address.
-    "models": {"allowPrivateAddresses": True},
+    "models": {"allowPrivateAddresses": True, "maxBytes": 32 * 2**20},
 }
 Say = Callable[[str], None]
 
@@ -97,6 +97,37 @@ class Site:
             time.sleep(0.3)
         raise StackError(f"{name} did not get there in {seconds:g} s; its status is {json.dumps(before)}")
 
+    def upload(self, key: str, content: bytes) -> None:
+        """Put an object into the model store, over what is there."""
+        files = s3fs.S3FileSystem(
+            key=store.ACCESS_KEY,
+            secret=store.SECRET_KEY,
+            endpoint_url=self.cluster.store_url,
+            client_kwargs={"region_name": "us-east-1"},
+        )
+        files.pipe_file(f"{store.BUCKET}/{key}", content)
+
+    def helm(self, command: str, *arguments: str) -> str:
+        """Run a Helm command on the release; a failure is a StackError with Helm's words."""
+        whole = [
+            str(gobuild.binary("helm")), command, "pilotage", *arguments,
+            f"--kubeconfig={self.kubeconfig}", f"--namespace={OPERATOR_NAMESPACE}",
+        ]  # fmt: skip
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise StackError(f"helm {command} failed:\n{done.stdout.strip()}\n{done.stderr.strip()}")
+        return done.stdout
+
+    def install(self, *settings: str) -> None:
+        """Install or upgrade the chart with VALUES and `settings` (as `--set` takes them)."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
+            yaml.safe_dump(VALUES, values)
+            values.flush()
+            self.helm(
+                "upgrade", str(REPOSITORY / "charts/pilotage"), "--install", "--create-namespace",
+                f"--values={values.name}", *(f"--set={setting}" for setting in settings), "--wait", "--timeout=3m",
+            )  # fmt: skip
+
     def ready(self, name: str, seconds: float = 180) -> dict[str, Any]:
         """Wait until a ModelDeployment is Stable on what its spec says."""
         *_, (_, status) = self.wait(name, lambda s: s.get("phase") == "Stable", seconds=seconds)
@@ -114,41 +145,17 @@ def prepare(cluster: Cluster, say: Say) -> Site:
     for image in ("runtime", "operator"):
         say(f"building and loading the image of the {image}")
         cluster.load_image(image)
-    say("installing Pilotage with Helm")
-    _install(kubeconfig)
     folder = Path(tempfile.mkdtemp(prefix="pilotage-models-"))
+    site = Site(cluster, kubeconfig, folder)
+    say("installing Pilotage with Helm")
+    site.install()
     say("training the models and putting them into the store")
     models.main(folder)
-    _upload(folder, cluster.store_url)
-    site = Site(cluster, kubeconfig, folder)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        site.upload(str(path.relative_to(folder)), path.read_bytes())
     site.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     site.apply(_credentials())
     return site
-
-
-def _install(kubeconfig: Path) -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
-        yaml.safe_dump(VALUES, values)
-        values.flush()
-        command = [
-            str(gobuild.binary("helm")), "upgrade", "--install", "pilotage", str(REPOSITORY / "charts/pilotage"),
-            f"--kubeconfig={kubeconfig}", f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace",
-            f"--values={values.name}", "--wait", "--timeout=3m",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StackError(f"helm could not install the chart:\n{done.stderr.strip()}")
-
-
-def _upload(folder: Path, store_url: str) -> None:
-    files = s3fs.S3FileSystem(
-        key=store.ACCESS_KEY,
-        secret=store.SECRET_KEY,
-        endpoint_url=store_url,
-        client_kwargs={"region_name": "us-east-1"},
-    )
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files.put_file(str(path), f"{store.BUCKET}/{path.relative_to(folder)}")
 
 
 def _credentials() -> dict[str, Any]:

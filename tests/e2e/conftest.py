@@ -13,6 +13,11 @@ from pilotage_dev.cluster import choose_cluster
 from pilotage_dev.cluster import cluster as cluster_of
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rights are held against all that was done: last."""
+    items.sort(key=lambda item: item.path.stem == "test_rights")
+
+
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     chosen = choose_cluster()
@@ -29,7 +34,7 @@ def fraud(site: Site) -> Iterator[dict[str, Any]]:
     """The demonstration's ModelDeployment, on version 1 and serving."""
     manifest = sites.example()
     manifest["spec"]["rollout"]["steps"] = [{"weight": 20, "holdSeconds": 10}]
-    manifest["spec"]["rollout"]["bakeSeconds"] = 10
+    manifest["spec"]["rollout"] |= {"bakeSeconds": 10, "revisionHistoryLimit": 0}
     site.apply(manifest)
     site.ready("fraud")
     yield manifest
