@@ -80,7 +80,10 @@ async def run(settings: Settings) -> None:
 async def _act(lease: Lease, workers: events.Workers) -> None:
     """Reconcile only while the Lease is held."""
     await lease.acquire()
-    await _first_to_end(asyncio.create_task(workers.run()), asyncio.create_task(lease.keep()))
+    try:
+        await _first_to_end(asyncio.create_task(workers.run()), asyncio.create_task(lease.keep()))
+    finally:
+        await lease.release()
 
 
 async def _first_to_end(*tasks: asyncio.Task[None]) -> None:

@@ -19,6 +19,8 @@ from pilotage_operator.core import clock
 NAME = "pilotage-operator"
 DURATION_SECONDS = 15
 _RENEW_SECONDS = 5.0
+_GIVE_UP_SECONDS = 10.0
+"""After the last renewal: what is under way then has until the end of the duration to end."""
 _log = logging.getLogger("pilotage.lease")
 
 
@@ -33,6 +35,7 @@ class Lease:
         self._cluster = cluster
         self._namespace = namespace
         self._holder = holder
+        self._renewed = datetime.min.replace(tzinfo=UTC)
 
     async def acquire(self) -> None:
         """Wait until this process holds the Lease."""
@@ -52,34 +55,74 @@ class Lease:
         LeaseLost
             Early enough that no other operator can have taken it yet.
         """
-        renewed = datetime.now(UTC)
-        while datetime.now(UTC) - renewed < timedelta(seconds=DURATION_SECONDS - _RENEW_SECONDS):
+        try:
+            while True:
+                left = timedelta(seconds=_GIVE_UP_SECONDS) - (datetime.now(UTC) - self._renewed)
+                # A request that hangs must not outlast the Lease.
+                async with asyncio.timeout(left.total_seconds()):
+                    await self._renew()
+        except TimeoutError as error:
+            raise LeaseLost(
+                f"Lease {NAME} in namespace {self._namespace} could not be renewed in time"
+            ) from error
+        finally:
+            telemetry.leader.labels(NAME).set(0)
+
+    async def release(self) -> None:
+        """Let the next operator begin at once; one that stops without a word is waited for."""
+        try:
+            found = await self._cluster.get(LEASE, self._namespace, NAME)
+            if found and found.get("spec", {}).get("holderIdentity") == self._holder:
+                free = {**found["spec"], "holderIdentity": ""}
+                await self._cluster.replace(LEASE, self._namespace, {**found, "spec": free})
+        except ClusterError as error:
+            _log.warning("the Lease could not be released: %s", error)
+
+    async def _renew(self) -> None:
+        while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            if await self._claim():
-                renewed = datetime.now(UTC)
-        telemetry.leader.labels(NAME).set(0)
-        raise LeaseLost(f"Lease {NAME} in namespace {self._namespace} could not be renewed in time")
+            try:
+                if await self._try_claim():
+                    return
+            except ClusterError as error:
+                _log.warning("the Lease could not be renewed: %s", error)
+            else:
+                raise LeaseLost(f"Lease {NAME} in namespace {self._namespace} was taken by another operator")
 
     async def _claim(self) -> bool:
         try:
             return await self._try_claim()
         except ClusterError as error:
-            _log.warning("the Lease could not be renewed: %s", error)
+            _log.warning("the Lease could not be taken: %s", error)
             return False
 
     async def _try_claim(self) -> bool:
+        """Take or renew it; False if another holds it.
+
+        Raises
+        ------
+        ClusterError
+            The API server could not be asked, or somebody else wrote first.
+        """
         now = datetime.now(UTC)
         found = await self._cluster.get(LEASE, self._namespace, NAME)
         if found is None:
             metadata = {"name": NAME, "namespace": self._namespace}
             await self._cluster.create(LEASE, self._namespace, self._manifest(metadata, {}, now))
+            self._renewed = now
             return True
         spec = found.get("spec", {})
         mine = spec.get("holderIdentity") == self._holder
         renewed = spec.get("renewTime")
-        if not mine and renewed and clock.seconds_between(renewed, now) < DURATION_SECONDS:
+        if (
+            not mine
+            and spec.get("holderIdentity")
+            and renewed
+            and clock.seconds_between(renewed, now) < DURATION_SECONDS
+        ):
             return False
         await self._cluster.replace(LEASE, self._namespace, self._manifest(found["metadata"], spec, now))
+        self._renewed = now
         return True
 
     def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any], now: datetime) -> dict[str, Any]:
