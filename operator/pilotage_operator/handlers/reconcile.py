@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pilotage_operator.adapters import telemetry
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
 from pilotage_operator.adapters.observer import Observer, Occupied
+from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import clock, names
 from pilotage_operator.core.moves import Event
 from pilotage_operator.core.plan import Apply, Plan, plan
@@ -35,6 +36,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._told: dict[Key, tuple[str, str]] = {}
         self._suspects: dict[Key, frozenset[names.ObjectKey]] = {}
+        self._shown = telemetry.Shown()
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile; returns the seconds until the next look, or None to wait for an event."""
@@ -52,6 +54,7 @@ class Reconciler:
         snapshot = await self._observer.observe(namespace, name, self._suspects.pop(key, frozenset()))
         if snapshot is None:
             self._told.pop(key, None)
+            self._shown.forget(namespace, name)
             return None
         if snapshot.strangers:
             self._suspects[key] = snapshot.strangers
@@ -61,6 +64,9 @@ class Reconciler:
         if written != snapshot.status.to_dict():
             version = snapshot.deployment.metadata.resource_version
             await self._cluster.write_status(namespace, name, written, version)
+        self._shown.show(namespace, name, decided.status.phase or "")
+        if _decided_at(decided.status) != _decided_at(snapshot.status):
+            telemetry.rollbacks.labels(namespace, name).inc()
         taken, waiting = await self._act(snapshot, decided)
         for event in decided.events:
             await self._cluster.record(namespace, _manifest(event, snapshot))
@@ -120,6 +126,10 @@ class Reconciler:
         _log.warning("reconcile failed: %s", error, extra={**where, "failures": failures})
         cap = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures, 10))
         return random.uniform(cap / 2, cap)  # noqa: S311 - jitter, no secret
+
+
+def _decided_at(status: StatusModel) -> str | None:
+    return status.rollback.decided_at if status.rollback else None
 
 
 def _named(action: Any) -> str:
