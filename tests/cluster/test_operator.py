@@ -106,8 +106,9 @@ def test_the_name_of_somebody_elses_object_stalls_until_it_is_free(api: ApiServe
 
 def test_at_rest_nothing_is_written_but_the_lease(api: ApiServer, plane: ControlPlane) -> None:
     _create(api, "resting")
-    _until(api, "resting", lambda s: s.get("phase") == "Pending")
-    time.sleep(5)
+    # The autoscaler, which looks every 15 s, has made the second pod.
+    _until(api, "resting", lambda s: s.get("phase") == "Pending" and s.get("replicas") == 2)
+    time.sleep(3)
     began = len(_audited(plane))
     time.sleep(12)
     writes = [
