@@ -64,7 +64,7 @@ def _candidate(folder: Path, stage: Stage) -> Path:
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".json"]
     if not named and len(files) == 1:
         return files[0]
-    found = ", ".join(path.name for path in named or files) or "no file"
+    found = ", ".join(path.name for path in named or files or sorted(folder.iterdir())) or "nothing"
     raise StartFailure(
         stage, Reason.UNKNOWN_FORMAT, f"the folder should hold one .onnx file at its top, but holds {found}"
     )

@@ -15,9 +15,9 @@ ZEROS = "sha256:" + "0" * 64
 MODELS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # name: what its spec.model says, then phase, reason, and what the message must name
     "missing": ({"uri": "s3://models/fraud/nowhere"}, "Failed", "NotFound", "fraud/nowhere"),
-    "truncated": ({"uri": "s3://models/broken/truncated.onnx"}, "Failed", "InvalidModel", "ONNX"),
+    "truncated": ({"uri": "s3://models/broken/truncated.onnx"}, "Failed", "InvalidModel", "ends in the middle"),
     "pickled": ({"uri": "s3://models/broken/pickle.onnx"}, "Failed", "UntrustedFormat", "pickle"),
-    "text": ({"uri": "s3://models/requests/fraud.json"}, "Failed", "UnknownFormat", "ONNX"),
+    "text": ({"uri": "s3://models/requests/fraud.json"}, "Failed", "UnknownFormat", "fraud.json"),
     "oversized": ({"uri": "s3://models/broken/oversized.onnx"}, "Failed", "TooLarge", "33554432"),
     "wrong-digest": ({"uri": "s3://models/fraud/1", "digest": ZEROS}, "Failed", "DigestMismatch", ZEROS),
     "unreachable": (
@@ -29,8 +29,8 @@ MODELS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no-secret": (
         {"uri": "s3://models/fraud/1", "credentialsSecretRef": {"name": "nobody"}},
         "Pending",
-        "",
-        "nobody",
+        "CredentialsMissing",
+        "AWS_ACCESS_KEY_ID",
     ),
 }
 

@@ -81,7 +81,7 @@ def test_what_is_no_onnx_is_refused_with_its_reason(
 
 
 def test_a_folder_must_hold_one_model(tmp_path: Path, models: Path) -> None:
-    assert refusal(tmp_path)[1] == "the folder should hold one .onnx file at its top, but holds no file"
+    assert refusal(tmp_path)[1] == "the folder should hold one .onnx file at its top, but holds nothing"
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes((models / "iris" / "1" / "model.onnx").read_bytes())
     assert refusal(tmp_path)[1].endswith("but holds a.onnx, b.onnx")

@@ -170,6 +170,12 @@ def _read_credentials(folder: Path) -> dict[str, str]:
         return {}
     names = (*_KEYS, "AWS_ENDPOINT_URL", "AWS_REGION")
     found = {name: (folder / name).read_text().strip() for name in names if (folder / name).is_file()}
+    if not any(folder.iterdir()):
+        raise _failure(
+            Reason.CREDENTIALS_MISSING,
+            "the Secret that spec.model.credentialsSecretRef names is not there, or is empty; it needs"
+            f" {' and '.join(_KEYS)}",
+        )
     missing = [name for name in _KEYS if not found.get(name)]
     if missing:
         raise _failure(

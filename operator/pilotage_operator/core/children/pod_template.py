@@ -51,7 +51,9 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
         {"name": "revision", "mountPath": REVISION_FOLDER, "readOnly": True},
     ]
     if model.credentials_secret_ref:
-        volumes.append({"name": "credentials", "secret": {"secretName": model.credentials_secret_ref.name}})
+        # Optional, or a Secret that is not there would leave the pod waiting without a word.
+        secret = {"secretName": model.credentials_secret_ref.name, "optional": True}
+        volumes.append({"name": "credentials", "secret": secret})
         fetch_mounts.append({"name": "credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True})
         settings.append({"name": "PILOTAGE_CREDENTIALS_DIR", "value": CREDENTIALS_FOLDER})
     if claim:
