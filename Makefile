@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 KEEP ?=
 
-.PHONY: help venv demo down test lint types unit e2e bench crd
+.PHONY: help venv demo down test lint types unit e2e bench crd docs
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -21,6 +21,7 @@ lint: venv ## Check style, layers and generated files
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	$(PY) -m pilotage_operator.api.crd --check
+	$(PY) -m pilotage_operator.api.reference --check
 
 types: venv ## Check types in strict mode
 	.venv/bin/pyright
@@ -34,6 +35,9 @@ e2e: venv ## Run the whole-stack tests on a real cluster
 
 crd: venv ## Render the CRD from the API's models
 	$(PY) -m pilotage_operator.api.crd --write
+
+docs: venv ## Render the reference pages from the code
+	$(PY) -m pilotage_operator.api.reference --write
 
 venv: .venv/.ready ## Make the virtual environment from the pinned constraints
 .venv/.ready: pyproject.toml constraints.txt dev/venv

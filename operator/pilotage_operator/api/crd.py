@@ -7,11 +7,8 @@ Not from `model_json_schema()`: what pydantic emits there (`$ref`, `const`, `any
 the API server. A construct that this module does not know is an error, never left out in silence.
 """
 
-import argparse
 import inspect
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -21,16 +18,15 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pilotage_operator.api import rules
+from pilotage_operator.api import rendered, rules
 from pilotage_operator.api.modeldeployment import ModelDeployment
 from pilotage_operator.api.schema import DateTime, ListMap, ListSet, Matches, QuantityFormat, api_name, whole
 
 Schema = dict[str, Any]
 
-_ROOT = Path(__file__).parents[3]
 COPIES = (
-    _ROOT / "crds/pilotage.dev_modeldeployments.yaml",
-    _ROOT / "charts/pilotage/files/modeldeployments.yaml",
+    rendered.ROOT / "crds/pilotage.dev_modeldeployments.yaml",
+    rendered.ROOT / "charts/pilotage/files/modeldeployments.yaml",
 )
 """The chart has its own copy, since Helm reads no file outside a chart."""
 
@@ -263,26 +259,8 @@ def _require(root: Schema, path: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print, write or check the CRD."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pilotage_operator.api.crd", description="Render the CRD."
-    )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="renew the copies that are checked in")
-    mode.add_argument("--check", action="store_true", help="fail if a copy differs from the models")
-    chosen = parser.parse_args(arguments)
-    rendered = text()
-    if chosen.write:
-        for copy in COPIES:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(rendered)
-        return 0
-    if chosen.check:
-        stale = [str(copy) for copy in COPIES if not copy.is_file() or copy.read_text() != rendered]
-        for copy in stale:
-            print(f"{copy} differs from the models: run `python -m pilotage_operator.api.crd --write`")
-        return 1 if stale else 0
-    sys.stdout.write(rendered)
-    return 0
+    run = "python -m pilotage_operator.api.crd"
+    return rendered.command(arguments, run=run, what="the CRD", files=dict.fromkeys(COPIES, text()))
 
 
 if __name__ == "__main__":

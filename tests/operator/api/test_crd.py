@@ -42,7 +42,7 @@ def test_a_copy_that_differs_is_named(
     assert crd.main(["--check"]) == 0
     copy.write_text(copy.read_text() + "# by hand\n")
     assert crd.main(["--check"]) == 1
-    assert f"{copy} differs from the models: run" in capsys.readouterr().out
+    assert f"{copy} differs from the code: run" in capsys.readouterr().out
 
 
 def test_what_is_printed_is_the_crd(capsys: pytest.CaptureFixture[str]) -> None:
