@@ -22,6 +22,8 @@ lint: venv ## Check style, layers and generated files
 	.venv/bin/lint-imports
 	$(PY) -m pilotage_operator.api.crd --check
 	$(PY) -m pilotage_operator.api.reference --check
+	$(PY) docs/reference/metrics.py --check
+	$(PY) docs/reference/settings.py --check
 
 types: venv ## Check types in strict mode
 	.venv/bin/pyright
@@ -38,6 +40,8 @@ crd: venv ## Render the CRD from the API's models
 
 docs: venv ## Render the reference pages from the code
 	$(PY) -m pilotage_operator.api.reference --write
+	$(PY) docs/reference/metrics.py --write
+	$(PY) docs/reference/settings.py --write
 
 venv: .venv/.ready ## Make the virtual environment from the pinned constraints
 .venv/.ready: pyproject.toml constraints.txt dev/venv
