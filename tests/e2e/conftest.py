@@ -34,7 +34,7 @@ def fraud(site: Site) -> Iterator[dict[str, Any]]:
     """The demonstration's ModelDeployment, on version 1 and serving."""
     manifest = sites.example()
     manifest["spec"]["rollout"]["steps"] = [{"weight": 20, "holdSeconds": 10}]
-    manifest["spec"]["rollout"] |= {"bakeSeconds": 10, "revisionHistoryLimit": 0}
+    manifest["spec"]["rollout"] |= {"bakeSeconds": 10, "revisionHistoryLimit": 1}
     site.apply(manifest)
     site.ready("fraud")
     yield manifest

@@ -15,7 +15,12 @@ ZEROS = "sha256:" + "0" * 64
 MODELS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # name: what its spec.model says, then phase, reason, and what the message must name
     "missing": ({"uri": "s3://models/fraud/nowhere"}, "Failed", "NotFound", "fraud/nowhere"),
-    "truncated": ({"uri": "s3://models/broken/truncated.onnx"}, "Failed", "InvalidModel", "ends in the middle"),
+    "truncated": (
+        {"uri": "s3://models/broken/truncated.onnx"},
+        "Failed",
+        "InvalidModel",
+        "ends in the middle",
+    ),
     "pickled": ({"uri": "s3://models/broken/pickle.onnx"}, "Failed", "UntrustedFormat", "pickle"),
     "text": ({"uri": "s3://models/requests/fraud.json"}, "Failed", "UnknownFormat", "fraud.json"),
     "oversized": ({"uri": "s3://models/broken/oversized.onnx"}, "Failed", "TooLarge", "33554432"),

@@ -23,6 +23,7 @@ from pilotage_operator.adapters.resources import (
 )
 from pilotage_operator.api.modeldeployment import ModelDeployment, parse
 from pilotage_operator.core import names, revisions
+from pilotage_operator.core.hosts import rival_owners
 from pilotage_operator.core.install import Features, Install
 from pilotage_operator.core.objectives import objectives
 from pilotage_operator.core.pods import pod_from
@@ -117,7 +118,7 @@ class Observer:
         )
 
     async def _host_owners(self, deployment: ModelDeployment, features: Features) -> dict[str, str]:
-        """Hosts of this ModelDeployment that another's VirtualService holds; older objects win a tie."""
+        """Hosts of this ModelDeployment that another's VirtualService holds; of two that hold one, the older."""
         wanted = set(deployment.spec.routing.hosts or ())
         if not wanted or not features.istio:
             return {}
@@ -126,14 +127,7 @@ class Observer:
             *(self._cluster.list(ISTIO[0], namespace, labels=managed) for namespace in self._namespaces)
         )
         rivals = [rival for found in listed for rival in found]
-        owners: dict[str, str] = {}
-        for rival in sorted(rivals, key=lambda item: item["metadata"]["creationTimestamp"]):
-            metadata = rival["metadata"]
-            if (metadata["namespace"], metadata["name"]) == (deployment.namespace, deployment.name):
-                continue
-            for host in wanted.intersection(rival["spec"].get("hosts", [])):
-                owners.setdefault(host, f"{metadata['namespace']}/{metadata['name']}")
-        return owners
+        return rival_owners(rivals, wanted, own=f"{deployment.namespace}/{deployment.name}")
 
     async def _features(self) -> Features:
         now = datetime.now(UTC)

@@ -44,7 +44,8 @@ class RolloutSpec(ApiModel):
     """A weight set by hand, in percent, for the revision that is rolling out now; steps wait. It does not
     outlive that revision. Absent: the steps decide."""
     paused: bool = False
-    """Keep the weights as they are until this is false again. A failing revision is taken back all the same."""
+    """Keep the weights as they are, and a bake open, until this is false again. A failing revision is taken back
+    all the same, and one whose pods cannot run goes to weight 0."""
     min_requests: Annotated[Integer, Ge(0), Le(1_000_000)] = 20
     """Requests that the new revision must have answered in a step before the step may pass."""
     on_no_data: Literal["Hold"] = "Hold"

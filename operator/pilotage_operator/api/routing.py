@@ -55,7 +55,8 @@ class RoutingSpec(ApiModel):
     """What splits traffic between revisions. Absent: the install decides; status.router shows which."""
     hosts: Annotated[list[Host], MaxLen(16), ListSet()] | None = None
     """Host names under which the gateways serve the model, within those that the install allows this
-    namespace. A host belongs to one ModelDeployment only. Absent: the install's default host, if it has one."""
+    namespace. A host belongs to one ModelDeployment only. The install's own host, NAME.NAMESPACE.DOMAIN if it
+    has a domain, is always there beside them."""
     gateways: Annotated[list[Gateway], MaxLen(8), ListSet()] | None = None
     """Gateways, as NAMESPACE/NAME, through which traffic from outside arrives; within those that the install
     allows. Absent: the install's default gateways."""

@@ -79,6 +79,8 @@ class CanaryStatus(ApiModel):
     """When it first got traffic; what a rollback reports is counted from here."""
     created_at: Timestamp | None = None
     """When the revision was made."""
+    progressing_since: Timestamp | None = None
+    """Since when progressDeadlineSeconds counts; absent while it does not: paused, or not the model's fault."""
 
 
 class ManualWeight(ApiModel):
@@ -109,10 +111,6 @@ class RolloutStatus(ApiModel):
     """Hash of a newer content that waits for the end of this bake."""
     reason: str | None = None
     """Why the rollout stands where it stands."""
-    next_at: Timestamp | None = None
-    """When there will be something to decide, at the earliest."""
-    resumed_at: Timestamp | None = None
-    """Since when the progress deadline counts: pauses and failures of the infrastructure do not."""
     bake_started_at: Timestamp | None = None
     """Since when the new revision has all traffic."""
 

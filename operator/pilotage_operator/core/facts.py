@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 from pilotage_operator.api.status import CanaryStatus, Rejected, RolloutStatus, StatusModel, Step
@@ -15,7 +16,7 @@ from pilotage_operator.core.pods import Failure, worst_failure
 from pilotage_operator.core.revisions import Revision
 from pilotage_operator.core.signals import Counts, Signals
 from pilotage_operator.core.snapshot import Snapshot
-from pilotage_operator.core.verdict import Verdict, burns_too, in_doubt, judge
+from pilotage_operator.core.verdict import Outcome, Verdict, burns_too, in_doubt, judge
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ class Facts:
     @cached_property
     def wanted(self) -> Revision:
         """The revision that the spec asks for: a stored one, or a new one with today's defaults."""
-        attempt = 1 + sum(r.inputs_hash == self.inputs_hash for r in self.status.rejected)
+        tried = {r.revision for r in self.status.rejected}
+        name = self.snapshot.deployment.name
+        attempt = next(
+            n for n in count(1) if revisions.revision_name(name, self.snapshot.inputs, n) not in tried
+        )
         stored = revisions.find(self.snapshot.history, self.snapshot.inputs, attempt)
         return stored or self._new(self.snapshot.inputs, attempt)
 
@@ -122,29 +127,33 @@ class Facts:
     @cached_property
     def failure(self) -> Failure | None:
         """Why the canary's pods do not serve, the deadline included."""
+        found = worst_failure(self.snapshot.pods_of(self.canary.revision))
+        return found or self.snapshot.creation_failure(self.canary.revision) or self._overdue()
+
+    @property
+    def refused(self) -> Failure | None:
+        """A pod of the canary whose content differs from what the first one fetched."""
         pods = self.snapshot.pods_of(self.canary.revision)
-        found = worst_failure(pods)
-        if found is not None and found.fault == "Model":
-            return found
-        overdue = self._overdue()
-        return overdue if overdue and found is None else found
+        return next((pod.failure for pod in pods if pod.refused), None)
 
     @cached_property
     def stable_failure(self) -> Failure | None:
         """Why a pod of the stable revision does not serve; one whose content changed is among them."""
-        pods = self.snapshot.pods_of(self.status.stable.revision) if self.status.stable else []
-        return next((pod.failure for pod in pods if pod.failure and not pod.ready), None)
+        if self.status.stable is None:
+            return None
+        name = self.status.stable.revision
+        failures = (pod.failure for pod in self.snapshot.pods_of(name) if pod.failure and not pod.ready)
+        return next(failures, None) or self.snapshot.creation_failure(name)
 
     def _overdue(self) -> Failure | None:
         """A pod that had its time and met no outage: the deadline counts only the model's own time."""
         deadline = self.snapshot.deployment.spec.rollout.progress_deadline_seconds
-        resumed = self.status.rollout.resumed_at if self.status.rollout else None
+        since = self.canary.progressing_since
+        if since is None:
+            return None
         waiting = [p for p in self.snapshot.pods_of(self.canary.revision) if not p.ready and not p.failure]
         for pod in waiting:
-            spent = min(
-                self.since(clock.stamp(pod.created_at)), self.since(resumed) if resumed else float("inf")
-            )
-            if spent > deadline:
+            if min(self.since(clock.stamp(pod.created_at)), self.since(since)) > deadline:
                 return Failure(
                     "Model",
                     "Start",
@@ -179,6 +188,9 @@ class Facts:
     @cached_property
     def verdict(self) -> Verdict:
         spec = self.snapshot.deployment.spec
+        if not self.snapshot.features.prometheus_rules:
+            message = "The cluster serves no PrometheusRule, so nothing can be shown and no step passes."
+            return Verdict(Outcome.UNKNOWN, "RulesUnavailable", message)
         return judge(
             self.snapshot.signals if self.canary.traffic_started_at else None,
             canary=self.canary.revision,

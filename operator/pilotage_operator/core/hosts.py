@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pilotage_operator.core.snapshot import Snapshot
 
@@ -17,6 +19,22 @@ class Exposure:
     """(reason, message)."""
 
 
+def rival_owners(
+    virtual_services: Iterable[Mapping[str, Any]], wanted: Collection[str], *, own: str
+) -> dict[str, str]:
+    """Host → NAMESPACE/NAME of the other one that holds it; of several that do, the oldest, by name in a tie."""
+    owners: dict[str, str] = {}
+    for held in sorted(virtual_services, key=_age):
+        for host in set(wanted).intersection(held["spec"].get("hosts", [])):
+            owners.setdefault(host, _age(held)[1])
+    return {host: owner for host, owner in owners.items() if owner != own}
+
+
+def _age(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = manifest["metadata"]
+    return metadata["creationTimestamp"], f"{metadata['namespace']}/{metadata['name']}"
+
+
 def exposure(snapshot: Snapshot) -> Exposure:
     deployment, install = snapshot.deployment, snapshot.install
     routing, namespace = deployment.spec.routing, deployment.namespace
@@ -25,7 +43,17 @@ def exposure(snapshot: Snapshot) -> Exposure:
     refusals: list[tuple[str, str]] = []
     for host in routing.hosts or ():
         owner = snapshot.host_owners.get(host)
-        if not install.host_allowed(host, namespace):
+        if install.domain and host.endswith(f".{install.domain}") and host not in hosts:
+            refusals.append(
+                (
+                    "HostNotAllowed",
+                    (
+                        f"spec.routing.hosts: {host} is kept for the ModelDeployment of that name and namespace;"
+                        f" this one's own is {hosts[0]}."
+                    ),
+                )
+            )
+        elif not install.host_allowed(host, namespace):
             refusals.append(
                 (
                     "HostNotAllowed",

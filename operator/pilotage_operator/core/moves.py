@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pilotage_operator.api.status import (
@@ -24,6 +24,9 @@ from pilotage_operator.core.verdict import firing_alert, in_doubt
 
 POLL_SECONDS = 1.0
 """While a canary has traffic or is about to: how long a firing alert may go unseen."""
+_LONG_POLL_SECONDS = 5.0
+"""The same for a step that lasts for hours: each look counts its requests from its start."""
+_LONG_AFTER_SECONDS = 3600
 REST_SECONDS = 30.0
 """At rest: how long a firing alert of the stable revision may go unseen."""
 _DOUBT_POLL_SECONDS = 5.0
@@ -63,10 +66,20 @@ def step_unmarked(facts: Facts) -> bool:
     return facts.routed and facts.canary.weight > 0 and facts.rollout.step_started_at is None
 
 
-def _keep(
-    facts: Facts, phase: Phase, reason: str, message: str, *, again: float | None = POLL_SECONDS
-) -> Move:
-    return Move(facts.status, phase, reason, message, again)
+def _keep(facts: Facts, phase: Phase, reason: str, message: str, *, again: float | None = None) -> Move:
+    rollout = facts.status.rollout
+    started = rollout.step_started_at if rollout else None
+    long = started is not None and facts.since(started) > _LONG_AFTER_SECONDS
+    return Move(facts.status, phase, reason, message, again or (_LONG_POLL_SECONDS if long else POLL_SECONDS))
+
+
+def _deadline(move: Move, facts: Facts, *, runs: bool) -> Move:
+    """Start or stop the clock of progressDeadlineSeconds; it stands still in the status, so it is written once."""
+    canary = move.status.canary
+    if canary is None or (canary.progressing_since is not None) == runs:
+        return move
+    canary = canary.model_copy(update={"progressing_since": facts.now if runs else None})
+    return replace(move, status=change(move.status, canary=canary))
 
 
 def change(status: StatusModel, **changes: Any) -> StatusModel:
@@ -87,7 +100,9 @@ def _set_weight(facts: Facts, weight: int) -> StatusModel:
 def start_first(facts: Facts) -> Move:
     wanted = facts.wanted
     status = change(
-        facts.status, canary=CanaryStatus(revision=wanted.name, created_at=facts.now), rollout=None
+        facts.status,
+        canary=CanaryStatus(revision=wanted.name, created_at=facts.now, progressing_since=facts.now),
+        rollout=None,
     )
     message = f"Revision {wanted.name} is the first; it gets all traffic once ready."
     return Move(
@@ -129,8 +144,10 @@ def first_waits(facts: Facts) -> Move:
         event = None if known else Event("RevisionFailed", message, warning=True)
         return Move(facts.status, "Failed", failure.reason, message, 10 * POLL_SECONDS, event)
     if failure:
-        return _keep(facts, "Pending", failure.reason, f"Waiting: {failure}", again=5 * POLL_SECONDS)
-    return _keep(facts, "Pending", "PodsStarting", f"Waiting for pods of {facts.canary.revision}.")
+        waits = _keep(facts, "Pending", failure.reason, f"Waiting: {failure}", again=5 * POLL_SECONDS)
+        return _deadline(waits, facts, runs=False)
+    waits = _keep(facts, "Pending", "PodsStarting", f"Waiting for pods of {facts.canary.revision}.")
+    return _deadline(waits, facts, runs=True)
 
 
 def rest(facts: Facts) -> Move:
@@ -194,9 +211,8 @@ def start(facts: Facts) -> Move:
         steps=spec.rollout.steps,
         stable_replicas=max(1, facts.snapshot.replicas(stable.revision), spec.scaling.replicas or 1),
         manual=None if ignored is None else ManualWeight(weight=ignored, revision=stable.revision),
-        resumed_at=facts.now,
     )
-    canary = CanaryStatus(revision=wanted.name, created_at=facts.now)
+    canary = CanaryStatus(revision=wanted.name, created_at=facts.now, progressing_since=facts.now)
     status = change(facts.status, canary=canary, rollout=rollout)
     message = f"Revision {wanted.name} rolls out beside {stable.revision}."
     if ignored is not None:
@@ -241,6 +257,20 @@ def queue(facts: Facts) -> Move:
         POLL_SECONDS,
         Event("SpecQueued", message),
     )
+
+
+def unqueue(facts: Facts) -> Move:
+    status = change(facts.status, rollout=facts.rollout.model_copy(update={"queued": None}))
+    message = f"The spec is that of {facts.canary.revision} again: nothing waits any more."
+    return Move(status, "Baking", "SpecUnqueued", message, POLL_SECONDS)
+
+
+def leave_bake(facts: Facts) -> Move:
+    """Back to the steps, which obey a manual weight; the old revision is still warm."""
+    rollout = facts.rollout.model_copy(update={"bake_started_at": None})
+    message = f"spec.rollout.canaryWeight ends the bake of {facts.canary.revision}; it begins anew from 100%."
+    status = change(facts.status, rollout=rollout)
+    return Move(status, "Paused", "BakeLeft", message, POLL_SECONDS, Event("BakeLeft", message))
 
 
 def _roll_back(facts: Facts, reason: str, message: str, evidence: Evidence) -> Move:
@@ -324,7 +354,7 @@ def _final_evidence(facts: Facts) -> Evidence:
     if counts.requests:
         changes |= {"requests": round(counts.requests), "failed_requests": round(counts.bad)}
     rest = signals.others(slo, facts.canary.revision)
-    if evidence.stable_value is None and rest.requests:
+    if evidence.stable_value is None and rest.requests and evidence.signal == slo:
         changes["stable_value"] = round(rest.share, 6)
     fired = firing_alert(signals, facts.canary.revision)
     if evidence.alert is None and fired and fired.slo == evidence.signal:
@@ -334,17 +364,12 @@ def _final_evidence(facts: Facts) -> Evidence:
 
 def hold_without_pods(facts: Facts) -> Move:
     """An infrastructure failure rejects nothing: weight to 0, wait, go on when it is over."""
-    message = f"Waiting: {facts.failure}"
-    rollout = facts.rollout.model_copy(update={"resumed_at": facts.now})
-    if facts.canary.weight == 0:
-        # The clock is stopped by the last stamp before the outage ends, to the coarse second of a look.
-        stopped = facts.since(facts.rollout.resumed_at) > 30
-        status = change(facts.status, rollout=rollout) if stopped else facts.status
-        return Move(status, "Holding", "InfrastructureFailure", message, 5 * POLL_SECONDS)
-    status = _set_weight(facts, 0)
-    status = change(status, rollout=rollout.model_copy(update={"step_started_at": None}))
-    event = Event("InfrastructureFailure", message, warning=True)
-    return Move(status, "Holding", "InfrastructureFailure", message, POLL_SECONDS, event)
+    reason, message = "InfrastructureFailure", f"Waiting: {facts.failure}"
+    known = facts.rollout.reason == reason
+    event = None if known else Event(reason, message, warning=True)
+    status = _set_weight(facts, 0) if facts.canary.weight else facts.status
+    move = Move(status, "Holding", reason, message, 5 * POLL_SECONDS, event)
+    return _deadline(move, facts, runs=False)
 
 
 def apply_manual_weight(facts: Facts) -> Move:
@@ -360,16 +385,20 @@ def apply_manual_weight(facts: Facts) -> Move:
 
 
 def pause(facts: Facts) -> Move:
+    if step_unmarked(facts):
+        return mark_step(facts)
     message = f"spec.rollout.paused holds {facts.canary.revision} at {facts.canary.weight}%."
-    return _keep(facts, "Paused", "Paused", message)
+    return _deadline(_keep(facts, "Paused", "Paused", message), facts, runs=False)
 
 
 def wait_for_pods(facts: Facts) -> Move:
     if facts.digest is None:
         message = f"Waiting for the first pod of {facts.canary.revision} to fetch the model."
-        return _keep(facts, "Progressing", "DigestPending", message)
+        return _deadline(_keep(facts, "Progressing", "DigestPending", message), facts, runs=True)
     message = f"{facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."
-    return _keep(facts, "Progressing", "PodsStarting", message)
+    if facts.refused:
+        return _keep(facts, "Holding", facts.refused.reason, f"{message} {facts.refused}")
+    return _deadline(_keep(facts, "Progressing", "PodsStarting", message), facts, runs=True)
 
 
 def route_step(facts: Facts) -> Move:
@@ -431,10 +460,11 @@ def count_anew(facts: Facts) -> Move:
 
 def pass_step(facts: Facts) -> Move:
     rollout = facts.rollout.model_copy(
-        update={"step_index": facts.rollout.step_index + 1, "step_started_at": None, "resumed_at": facts.now}
+        update={"step_index": facts.rollout.step_index + 1, "step_started_at": None}
     )
+    canary = facts.canary.model_copy(update={"progressing_since": facts.now})
     message = f"Step {facts.rollout.step_index + 1} passed: {facts.verdict.message}"
-    status = change(facts.status, rollout=rollout)
+    status = change(facts.status, rollout=rollout, canary=canary)
     return Move(status, "Progressing", "StepPassed", message, POLL_SECONDS, Event("StepPassed", message))
 
 
@@ -443,6 +473,14 @@ def baking(facts: Facts) -> Move:
     end = clock.later(facts.rollout.bake_started_at or facts.now, seconds)
     if facts.verdict.reason in BLIND:
         return _keep(facts, "Baking", facts.verdict.reason, f"The bake waits: {facts.verdict.message}")
+    if not facts.enough_pods:
+        message = (
+            f"The bake waits: {facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."
+        )
+        return _keep(facts, "Baking", "PodsStarting", message)
+    if facts.snapshot.deployment.spec.rollout.paused:
+        message = f"{facts.canary.revision} has all traffic; spec.rollout.paused keeps its bake open."
+        return _keep(facts, "Baking", "Paused", message)
     message = f"{facts.canary.revision} has all traffic and bakes until {end}."
     if facts.rollout.queued:
         return _keep(facts, "Baking", "SpecQueued", f"{message} A newer spec waits.")

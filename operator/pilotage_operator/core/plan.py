@@ -211,7 +211,7 @@ def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: st
             url=f"http://{names.service_host(deployment.name, deployment.namespace)}"
         )
         changes["selector"] = ",".join(
-            f"{key}={value}" for key, value in names.labels(deployment.name, name).items()
+            f"{key}={value}" for key, value in names.labels(deployment.name).items()
         )
     if status.canary:
         name = status.canary.revision

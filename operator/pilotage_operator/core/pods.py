@@ -26,7 +26,7 @@ _IMAGE_REASONS = frozenset({
 _SETUP_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _CRASHES_THAT_CONDEMN = 3
 _MESSAGE_LIMIT = 1024
-_WORD_LIMIT = 64
+_REASON = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -146,7 +146,8 @@ def _text(value: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    return _text(value)[:_WORD_LIMIT]
+    """As a condition's reason may be; what is none came from an image that is not ours."""
+    return value if isinstance(value, str) and _REASON.fullmatch(value) else "Unknown"
 
 
 def _cut(text: str) -> str:

@@ -80,7 +80,8 @@ def _with_manual_weight(facts: Facts) -> Facts:
         return facts
     manual = None if asked is None else ManualWeight(weight=asked, revision=facts.status.canary.revision)
     rollout = facts.status.rollout
-    if manual is None:
+    obeyed = known is not None and known.revision == facts.status.canary.revision
+    if manual is None and obeyed:
         rollout = rollout.model_copy(update={"step_index": _step_not_below(facts), "step_started_at": None})
     status = moves.change(facts.status, rollout=rollout.model_copy(update={"manual": manual}))
     deployment = facts.snapshot.deployment.model_copy(update={"status": status})
@@ -112,7 +113,8 @@ def _model_failed(facts: Facts) -> bool:
 def _bake_over(facts: Facts) -> bool:
     spec = facts.snapshot.deployment.spec.rollout
     over = facts.since(facts.rollout.bake_started_at) >= spec.bake_seconds
-    return over and facts.routed and not spec.paused and facts.verdict.reason not in moves.BLIND
+    seen = facts.verdict.reason not in moves.BLIND
+    return over and facts.routed and facts.enough_pods and seen and not spec.paused
 
 
 def _always(_: Facts) -> bool:
@@ -177,6 +179,7 @@ TABLE: tuple[Row, ...] = (
     ),
     _rolling("the evidence is not enough", lambda f: f.verdict.outcome is not Outcome.PASS, moves.hold),
     _rolling("the step passes", _always, moves.pass_step),
+    _baked("an SRE set the weight", lambda f: f.manual_weight is not None, moves.leave_bake),
     _baked("the routes lag", lambda f: not f.routed, moves.wait_for_routes),
     _baked("the bake has its weight", moves.step_unmarked, moves.mark_step),
     _baked("the bake is over", _bake_over, moves.end_bake),
@@ -184,6 +187,11 @@ TABLE: tuple[Row, ...] = (
         "a newer spec comes",
         lambda f: not f.wants_canary and f.rollout.queued != f.inputs_hash,
         moves.queue,
+    ),
+    _baked(
+        "the newer spec was taken back",
+        lambda f: f.wants_canary and f.rollout.queued is not None,
+        moves.unqueue,
     ),
     _baked("it bakes", _always, moves.baking),
 )

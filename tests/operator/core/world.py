@@ -46,6 +46,8 @@ class World:
     prometheus_up: bool = True
     strangers: frozenset[names.ObjectKey] = frozenset()
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    no_pods_because: str = ""
+    """The API server refuses new pods: a quota."""
     failing_pods: dict[str, tuple[int, Failure]] = field(default_factory=dict)
     """Version → how many of its pods fail, and how, beside those that go on serving."""
     seconds: int = 0
@@ -185,13 +187,24 @@ class World:
             manifest = copy.deepcopy(live["Deployment", revision])
             replicas = self._replicas(revision)
             manifest["spec"].setdefault("replicas", replicas)
-            manifest["status"] = {"availableReplicas": replicas if self._ready(revision) else 0}
+            failing, _ = self.failing_pods.get(self.version(revision), (0, None))
+            available = max(0, replicas - failing) if self._ready(revision) else 0
+            manifest["status"] = {"availableReplicas": available}
+            if self._refused(revision):
+                refused = {"type": "ReplicaFailure", "status": "True", "message": self.no_pods_because}
+                manifest["status"] = {"availableReplicas": 0, "conditions": [refused]}
             live["Deployment", revision] = manifest
         return live
+
+    def _refused(self, revision: str) -> bool:
+        stable = self.status.get("stable", {}).get("revision")
+        return bool(self.no_pods_because) and revision != stable
 
     def _pods(self) -> list[Pod]:
         found: list[Pod] = []
         for revision, born in self.born.items():
+            if self._refused(revision):
+                continue
             failing, failure = self.failing_pods.get(self.version(revision), (0, None))
             for index in range(self._replicas(revision)):
                 fails = index < failing
@@ -202,6 +215,7 @@ class World:
                     ready=self._ready(revision) and not fails,
                     digest=DIGEST if self.seconds > born else None,
                     failure=failure if fails else self._behaviour(revision).failure,
+                    refused=fails and failure is not None and failure.reason == "ModelContentChanged",
                 )
                 found.append(pod)
         return found

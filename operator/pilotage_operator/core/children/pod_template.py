@@ -130,16 +130,24 @@ def _settings(deployment: ModelDeployment, install: Install) -> list[dict[str, A
 
 def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
     runtime = deployment.spec.runtime
-    threads = runtime.threads if runtime else None
+    workers = (runtime.workers if runtime else None) or 1
+    threads = (runtime.threads if runtime else None) or _threads(deployment, workers)
     wanted = {
         "PILOTAGE_MODEL_NAME": deployment.model_name,
         "PILOTAGE_MODEL_FORMAT": deployment.spec.model.format,
         "PILOTAGE_MODEL_DIR": MODEL_FOLDER,
-        "PILOTAGE_WORKERS": str((runtime.workers if runtime else None) or 1),
-        "PILOTAGE_THREADS": None if threads is None else str(threads),
+        "PILOTAGE_WORKERS": str(workers),
+        "PILOTAGE_THREADS": str(threads),
         "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
     }
     return _environment(wanted)
+
+
+def _threads(deployment: ModelDeployment, workers: int) -> int:
+    """A worker's share of the CPU that the pod may count on: without a limit a container sees all of its node."""
+    resources = _resources(deployment)
+    cpu = quantity.value(resources["limits"].get("cpu", resources["requests"]["cpu"]))
+    return max(1, int(cpu / workers))
 
 
 def _environment(wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:

@@ -115,9 +115,16 @@ def _unscraped(selector: str, interval_seconds: int) -> dict[str, Any]:
     by = "namespace, modeldeployment, revision"
     missed = f"max_over_time(up{{{selector}}}[{2 * interval_seconds + 1}s]) == 0"
     served_before = f"max_over_time(up{{{selector}}}[10m]) == 1"
+    whole = "namespace, modeldeployment"
+    all_silent = (
+        f"max by ({whole}) (max_over_time(up{{{selector}}}[{2 * interval_seconds + 1}s])) == 0"
+        f" and count by ({whole}) (count by ({by}) (up{{{selector}}})) > 1"
+    )
     return {
         "alert": "PilotageRevisionGone",
-        "expr": f"count by ({by}) ({missed} and {served_before}) == count by ({by}) (up{{{selector}}})",
+        # All of several revisions at once: then it is the network or Prometheus, and no revision's fault.
+        "expr": f"count by ({by}) ({missed} and {served_before}) == count by ({by}) (up{{{selector}}})"
+        f" unless on (namespace, modeldeployment) ({all_silent})",
         "labels": {"severity": "page", "pilotage_action": "rollback", "slo": "liveness"},
         "annotations": {
             "summary": "No pod of revision {{ $labels.revision }} answered its last two scrapes.",
@@ -136,7 +143,9 @@ def _burn(objective: Objective, selector: str) -> list[dict[str, Any]]:
         limit = objective.limit(factor)
         return {
             "alert": "PilotageErrorBudgetBurn",
-            "expr": f"{share(long)} > {limit:g} and {share(short)} > {limit:g}",
+            # Where few ask, a single bad answer is a large share: it wakes nobody.
+            "expr": f"{share(long)} > {limit:g} and {share(short)} > {limit:g}"
+            f" and ({objective.bad_requests(selector, over('increase', long))}) >= {LEAST_BAD_REQUESTS}",
             "labels": {"severity": severity, "slo": objective.slo, "window": long},
             "annotations": {
                 "summary": f"Revision {{{{ $labels.revision }}}} burns its {objective.slo} budget"
