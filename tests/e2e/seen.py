@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,10 +47,8 @@ def pods(site: Site, name: str = "fraud") -> set[str]:
 def told(site: Site, reason: str, name: str = "fraud") -> list[str]:
     """The messages of a ModelDeployment's Events of a reason."""
     selector = f"--field-selector=reason={reason},involvedObject.name={name}"
-    lines = site.kubectl(
-        "get", "events", "-n", NAMESPACE, selector, "-o", "jsonpath={range .items[*]}{.message}\n"
-    )
-    return lines.splitlines()
+    found = json.loads(site.kubectl("get", "events", "-n", NAMESPACE, selector, "-o", "json"))
+    return [event["message"] for event in found["items"]]
 
 
 def eventually(true: Callable[[], Any], *, seconds: float = 30) -> Any:
