@@ -184,3 +184,16 @@ def test_the_same_burst_in_a_series_born_with_it_goes_unseen(
     world.serves(CANARY, (burst, {"500": 10}), (burst + world.interval, {}), codes=("500",), born_at_0=False)
     world.never_acts()
     world.check(promtool, tmp_path)
+
+
+@pytest.mark.parametrize(("bad", "pages"), [(1, False), (12, True)])
+def test_a_single_bad_answer_among_few_wakes_nobody(
+    promtool: Path, tmp_path: Path, bad: int, pages: bool
+) -> None:
+    world = Scenario(interval=15)
+    world.serves(STABLE, (0, {"200": 0.05}), (300, {"200": 0.05, "500": bad / 15}), (315, {"200": 0.05}))
+    if pages:
+        world.fires(BURN, STABLE, at=420)
+    else:
+        world.is_silent_until(second=600, alert=BURN)
+    world.check(promtool, tmp_path)

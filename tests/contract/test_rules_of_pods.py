@@ -100,3 +100,21 @@ def test_what_a_person_reads(promtool: Path, tmp_path: Path) -> None:
         },
     )
     world.check(promtool, tmp_path)
+
+
+def test_all_revisions_silent_at_once_is_the_fault_of_none(
+    world: Scenario, promtool: Path, tmp_path: Path
+) -> None:
+    """Prometheus is cut off from the nodes: what it cannot see, it cannot blame."""
+    cut = Scenario(interval=world.interval)
+    cut.scraped(STABLE, "stable-a", (0, 1), (SILENT, 0))
+    cut.scraped(CANARY, "canary-a", (0, 1), (SILENT, 0))
+    cut.never_acts()
+    cut.check(promtool, tmp_path)
+
+
+def test_the_only_revision_is_told_when_it_falls_silent(promtool: Path, tmp_path: Path) -> None:
+    alone = Scenario(interval=5)
+    alone.scraped(STABLE, "stable-a", (0, 1), (SILENT, 0))
+    alone.fires(GONE, STABLE, at=SILENT + 10)
+    alone.check(promtool, tmp_path)

@@ -364,11 +364,11 @@ def _final_evidence(facts: Facts) -> Evidence:
 
 def hold_without_pods(facts: Facts) -> Move:
     """An infrastructure failure rejects nothing: weight to 0, wait, go on when it is over."""
-    reason, message = "InfrastructureFailure", f"Waiting: {facts.failure}"
-    known = facts.rollout.reason == reason
-    event = None if known else Event(reason, message, warning=True)
+    message = f"Waiting: {facts.failure}"
+    known = facts.rollout.reason == "InfrastructureFailure"
+    event = None if known else Event("InfrastructureFailure", message, warning=True)
     status = _set_weight(facts, 0) if facts.canary.weight else facts.status
-    move = Move(status, "Holding", reason, message, 5 * POLL_SECONDS, event)
+    move = Move(status, "Holding", "InfrastructureFailure", message, 5 * POLL_SECONDS, event)
     return _deadline(move, facts, runs=False)
 
 

@@ -83,6 +83,15 @@ def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
     )
 
 
+def creation_failure(deployment: Mapping[str, Any]) -> Failure | None:
+    """Why no pod could even be made, in the words of the API server."""
+    conditions = {c["type"]: c for c in deployment.get("status", {}).get("conditions", [])}
+    refused = conditions.get("ReplicaFailure", {})
+    if refused.get("status") != "True":
+        return None
+    return Failure("Infrastructure", "Create", "FailedCreate", _cut(refused.get("message", "")))
+
+
 def worst_failure(pods: Iterable[Pod]) -> Failure | None:
     """The failure to act on: the model's own before the infrastructure's; refused pods do not count."""
     failures = [pod.failure for pod in pods if pod.failure and not pod.refused and not pod.ready]

@@ -13,7 +13,7 @@ from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import names, revisions
 from pilotage_operator.core.children import routes
 from pilotage_operator.core.install import Features, Install
-from pilotage_operator.core.pods import Failure, Pod
+from pilotage_operator.core.pods import Failure, Pod, creation_failure
 from pilotage_operator.core.revisions import Revision
 from pilotage_operator.core.signals import Outage, Signals
 
@@ -73,11 +73,7 @@ class Snapshot:
 
     def creation_failure(self, revision: str | None) -> Failure | None:
         """Why the API server refuses to create pods: a quota, an admission policy."""
-        conditions = self._workload(revision).get("status", {}).get("conditions", [])
-        found = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
-        if found is None:
-            return None
-        return Failure("Infrastructure", "Create", "FailedCreate", found.get("message", "")[:1024])
+        return creation_failure(self._workload(revision))
 
     def replicas(self, revision: str | None) -> int:
         """Pods that the autoscaler or the spec asks for."""

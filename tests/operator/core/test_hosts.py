@@ -86,3 +86,32 @@ def test_another_gateway_is_refused_with_those_that_are_allowed() -> None:
     assert reason == "GatewayNotAllowed"
     assert "shop/mine" in message
     assert PRIVATE in message
+
+
+def test_a_host_under_the_installs_domain_is_its_own_modeldeployments_only() -> None:
+    found = exposure(domain="shop.example", hosts=["other.shop.shop.example", "fraud.shop.shop.example"])
+    assert found.hosts == ("fraud.shop.shop.example",)
+    assert found.refusals[0][0] == "HostNotAllowed"
+    assert "this one's own is fraud.shop.shop.example" in found.refusals[0][1]
+
+
+def held(name: str, created: str, *names: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "shop", "creationTimestamp": created}
+    return {"metadata": metadata, "spec": {"hosts": list(names)}}
+
+
+def test_of_two_that_hold_a_host_only_the_younger_lets_go() -> None:
+    both = [held("young", "2026-01-02T00:00:00Z", "a.b"), held("old", "2026-01-01T00:00:00Z", "a.b")]
+    assert hosts.rival_owners(both, {"a.b"}, own="shop/old") == {}
+    assert hosts.rival_owners(both, {"a.b"}, own="shop/young") == {"a.b": "shop/old"}
+
+
+def test_what_another_holds_is_not_taken_however_old_the_one_who_asks() -> None:
+    rivals = [held("old", "2026-01-01T00:00:00Z"), held("young", "2026-01-02T00:00:00Z", "a.b")]
+    assert hosts.rival_owners(rivals, {"a.b"}, own="shop/old") == {"a.b": "shop/young"}
+
+
+def test_in_the_same_second_the_name_decides() -> None:
+    both = [held(name, "2026-01-01T00:00:00Z", "a.b") for name in ("b", "a")]
+    assert hosts.rival_owners(both, {"a.b"}, own="shop/a") == {}
+    assert hosts.rival_owners(both, {"a.b"}, own="shop/b") == {"a.b": "shop/a"}
