@@ -16,7 +16,7 @@ import pytest
 
 from pilotage_dev.control_plane import ControlPlane
 from pilotage_operator.api.crd import crd
-from tests.cluster.api_server import DEPLOYMENTS, ApiServer
+from tests.cluster.api_server import DEFINITIONS, DEPLOYMENTS, ApiServer
 from tests.cluster.parts import control_plane_in
 
 DIGEST = "sha256:" + "a" * 64
@@ -104,6 +104,25 @@ def test_the_name_of_somebody_elses_object_stalls_until_it_is_free(api: ApiServe
     assert api.get(f"{path}/{name}-digest").json()["data"] == {"a": "b"}, "it is left as it was"
 
 
+def test_a_stored_object_that_cannot_be_read_is_told_in_an_event(api: ApiServer) -> None:
+    """As after a downgrade: a newer CRD let in what this operator does not know."""
+    loose = crd()
+    schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del schema["properties"]["rollout"]["properties"]["onNoData"]["enum"]
+    path = f"{DEFINITIONS}/{loose['metadata']['name']}"
+    merge = {"content-type": "application/merge-patch+json"}
+    assert api.patch(path, content=json.dumps(loose), headers=merge).status_code == 200
+    _eventually(lambda: _posted(api, "newer", {"onNoData": "Promote"}))
+
+    def told() -> list[str]:
+        events = api.get("/api/v1/namespaces/default/events").json()["items"]
+        return [e["message"] for e in events if e["reason"] == "InvalidObject"]
+
+    assert "spec.rollout.onNoData" in _eventually(told)[0]
+    assert api.patch(path, content=json.dumps(crd()), headers=merge).status_code == 200
+    assert api.delete(f"{DEPLOYMENTS}/newer").status_code == 200
+
+
 def test_at_rest_nothing_is_written_but_the_lease(api: ApiServer, plane: ControlPlane) -> None:
     _create(api, "resting")
     # The autoscaler, which looks every 15 s, has made the second pod.
@@ -144,6 +163,16 @@ def _create(api: ApiServer, name: str) -> dict[str, Any]:
     )
     assert made.status_code == 201, made.text
     return made.json()
+
+
+def _posted(api: ApiServer, name: str, rollout: dict[str, Any]) -> bool:
+    obj = {
+        "apiVersion": "pilotage.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {"model": {"uri": f"s3://models/{name}/1", "digest": DIGEST}, "rollout": rollout},
+    }
+    return api.post(DEPLOYMENTS, json=obj).status_code == 201
 
 
 def _condition(status: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -17,7 +17,10 @@ from pilotage_operator.core import pods
 from pilotage_runtime.failure import Reason
 
 CORE = Path(pods.__file__).parent
-DECIDING = ("conditions", "facts", "hosts", "moves", "plan", "pods", "rollout", "verdict")
+DECIDING = tuple(CORE / f"{name}.py" for name in (
+    "conditions", "facts", "hosts", "moves", "plan", "pods", "rollout", "verdict",
+))  # fmt: skip
+TELLING = CORE.parent / "handlers" / "reconcile.py"
 _WORD = re.compile(r"[A-Z][a-z]+([A-Z0-9][A-Za-z0-9]*)?\Z")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -25,7 +28,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def of_the_operator() -> set[str]:
     """What the operator may say by itself or take over from a pod."""
-    trees = list(_trees())
+    trees = [ast.parse(path.read_text()) for path in (*DECIDING, TELLING)]
     places = {name: at for tree in trees for name, at in _parameters(tree)}
     found = {reason for tree in trees for reason in _passed(tree, places)}
     return found | pods.MODEL_REASONS | pods._IMAGE_REASONS | pods._SETUP_REASONS
@@ -46,8 +49,8 @@ def words() -> set[str]:
 
 
 def _trees() -> Iterator[ast.Module]:
-    for name in DECIDING:
-        yield ast.parse((CORE / f"{name}.py").read_text())
+    for path in DECIDING:
+        yield ast.parse(path.read_text())
 
 
 def _parameters(tree: ast.Module) -> Iterator[tuple[str, int]]:

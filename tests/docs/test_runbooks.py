@@ -14,8 +14,8 @@ from tests.docs import pages, reasons
 
 RUNBOOKS = pages.DOCS / "runbooks"
 SECTIONS = ("What Pilotage did by itself", "Look first", "Do", "When it is wrong")
-STAGES = {"Fetch", "Serve", "Image", "Start", "Schedule"}
-OTHER_WORDS = {"PodScheduled", "Istio"}
+STAGES = {"Fetch", "Serve", "Image", "Start", "Schedule", "Create"}
+OTHER_WORDS = {"PodScheduled", "ReplicaFailure", "Istio"}
 
 
 def _alerts() -> set[str]:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
+from pydantic import ValidationError
+
 from pilotage_operator.adapters.kubernetes import Cluster
 from pilotage_operator.adapters.prometheus import Prometheus
 from pilotage_operator.adapters.resources import (
@@ -40,6 +42,15 @@ class _Known:
     seen_at: datetime
 
 
+class InvalidObjectError(Exception):
+    """A stored object breaks the rules of this operator's models: an older or newer CRD let it in."""
+
+    def __init__(self, uid: str, generation: int, message: str) -> None:
+        super().__init__(message)
+        self.uid = uid
+        self.generation = generation
+
+
 class Occupied(Enum):
     """Whose an object is that has the name of a child."""
 
@@ -67,11 +78,16 @@ class Observer:
         """Read the snapshot; None once the ModelDeployment is gone or going.
 
         `suspects` are names that belonged to somebody else when they were last needed.
+
+        Raises
+        ------
+        InvalidObjectError
+            What is stored cannot be read as a ModelDeployment.
         """
         manifest = await self._cluster.get(MODEL_DEPLOYMENT, namespace, name)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             return None
-        deployment = parse(manifest)
+        deployment = _parsed(manifest)
         features = await self._features()
         kinds = _kinds(features, self._install)
         mine = f"{names.LABEL_DEPLOYMENT}={name}"
@@ -137,6 +153,15 @@ class Observer:
             )
             self._known = _Known(Features(istio, prometheus_rules, service_monitors), now)
         return self._known.features
+
+
+def _parsed(manifest: dict[str, Any]) -> ModelDeployment:
+    try:
+        return parse(manifest)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        metadata = manifest["metadata"]
+        raise InvalidObjectError(metadata["uid"], metadata.get("generation", 0), told) from error
 
 
 def _kinds(features: Features, install: Install) -> Sequence[Resource]:

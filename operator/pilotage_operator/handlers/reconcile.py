@@ -8,11 +8,9 @@ import random
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from pilotage_operator.adapters import telemetry
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
-from pilotage_operator.adapters.observer import Observer, Occupied
+from pilotage_operator.adapters.observer import InvalidObjectError, Observer, Occupied
 from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import clock, names
 from pilotage_operator.core.moves import Event
@@ -43,7 +41,10 @@ class Reconciler:
         with telemetry.reconcile_seconds.labels(_CONTROLLER).time():
             try:
                 again = await self._reconcile(key)
-            except (ClusterError, ValidationError) as error:
+            except InvalidObjectError as error:
+                await self._tell_invalid(key, error)
+                return self._retry(key, error)
+            except ClusterError as error:
                 return self._retry(key, error)
         self._failures.pop(key, None)
         telemetry.reconciles.labels(_CONTROLLER, "success").inc()
@@ -69,7 +70,8 @@ class Reconciler:
             telemetry.rollbacks.labels(namespace, name).inc()
         taken, waiting = await self._act(snapshot, decided)
         for event in decided.events:
-            await self._cluster.record(namespace, _manifest(event, snapshot))
+            metadata = snapshot.deployment.metadata
+            await self._cluster.record(namespace, _manifest(event, key, metadata.uid, metadata.generation))
         if taken:
             self._suspects[key] = taken
             return 0.0
@@ -96,6 +98,15 @@ class Reconciler:
             manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [owner]}
             await self._cluster.apply(manifest, namespace, force=not action.creates)
         return frozenset(taken), waiting
+
+    async def _tell_invalid(self, key: Key, error: InvalidObjectError) -> None:
+        """The status cannot be written either: it may be what is invalid."""
+        message = f"Nothing is done for this ModelDeployment, which cannot be read: {error}"
+        event = _manifest(Event("InvalidObject", message, warning=True), key, error.uid, error.generation)
+        try:
+            await self._cluster.record(key[0], event)
+        except ClusterError as failed:
+            _log.warning("an Event could not be written: %s", failed)
 
     def _log(self, key: Key, decided: Plan) -> None:
         """Log a decision once, not at every look."""
@@ -148,22 +159,22 @@ def _owner_reference(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _manifest(event: Event, snapshot: Snapshot) -> dict[str, Any]:
+def _manifest(event: Event, key: Key, uid: str, generation: int) -> dict[str, Any]:
     """An Event whose name follows from its content, so that the same is told once."""
-    deployment = snapshot.deployment
+    namespace, name = key
     when = clock.stamp(datetime.now(UTC))
-    text = f"{deployment.metadata.uid}/{event.reason}/{event.message}/{deployment.metadata.generation}"
+    text = f"{uid}/{event.reason}/{event.message}/{generation}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{deployment.name}.{digest}", "namespace": deployment.namespace},
+        "metadata": {"name": f"{name}.{digest}", "namespace": namespace},
         "involvedObject": {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "name": deployment.name,
-            "namespace": deployment.namespace,
-            "uid": deployment.metadata.uid,
+            "name": name,
+            "namespace": namespace,
+            "uid": uid,
         },
         "reason": event.reason,
         "message": event.message[:1024],
