@@ -74,16 +74,17 @@ async def run(settings: Settings) -> None:
                 liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
             )
         )
-        await _first_to_end(watching, acting)
+        try:
+            await _first_to_end(watching, acting)
+        finally:
+            # Nothing acts any more.
+            await lease.release()
 
 
 async def _act(lease: Lease, workers: events.Workers) -> None:
     """Reconcile only while the Lease is held."""
     await lease.acquire()
-    try:
-        await _first_to_end(asyncio.create_task(workers.run()), asyncio.create_task(lease.keep()))
-    finally:
-        await lease.release()
+    await _first_to_end(asyncio.create_task(workers.run()), asyncio.create_task(lease.keep()))
 
 
 async def _first_to_end(*tasks: asyncio.Task[None]) -> None:

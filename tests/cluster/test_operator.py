@@ -56,6 +56,8 @@ def operator(plane: ControlPlane, api: ApiServer, tmp_path_factory: pytest.TempP
         yield log
         process.terminate()
         assert process.wait(30) == 0, log.read_text()[-2000:]
+    lease = api.get("/apis/coordination.k8s.io/v1/namespaces/default/leases/pilotage-operator").json()
+    assert lease["spec"]["holderIdentity"] == "", "the next operator need not wait"
 
 
 def test_children_are_made_and_owned_and_no_finalizer_is_set(api: ApiServer) -> None:
