@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 from demo import story
-from demo.site import NAMESPACE, Site
+from demo.site import NAMESPACE, OPERATOR_NAMESPACE, Site
 from tests.e2e.seen import condition, eventually, told, weights
+
+POD = "app.kubernetes.io/component=operator"
 
 
 def test_a_manual_weight_is_obeyed_drift_is_set_back_and_the_old_spec_returns_at_once(
@@ -62,6 +64,21 @@ def test_while_prometheus_is_away_a_rollout_holds_and_then_goes_on(site: Site, f
             _prometheis(site, 1)
         status = eventually(lambda: _promoted(site, stable), seconds=180)
     assert status["rejected"] == []
+
+
+def test_a_bad_version_is_taken_back_by_the_next_operator_if_the_first_is_killed(
+    site: Site, fraud: dict[str, Any]
+) -> None:
+    stable = site.status("fraud")["stable"]["revision"]
+    with story.load(site):
+        site.serve("fraud", "fraud/bad-errors")
+        eventually(lambda: 20 in weights(site).values(), seconds=60)
+        site.kubectl("delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", POD, "--force", "--grace-period=0")
+        eventually(lambda: site.status("fraud")["phase"] == "RolledBack", seconds=90)
+    status = site.status("fraud")
+    assert weights(site) == {stable: 100}
+    assert status["rollback"]["evidence"]["failedRequests"] >= 5
+    assert [entry["revision"] for entry in status["rejected"]] == [status["rollback"]["from"]]
 
 
 def _promoted(site: Site, before: str) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ def start_first(facts: Facts) -> Move:
         canary=CanaryStatus(revision=wanted.name, created_at=facts.now, progressing_since=facts.now),
         rollout=None,
     )
-    message = f"Revision {wanted.name} is the first; it gets all traffic once ready."
+    message = f"Revision {wanted.name} is the first; it gets all traffic once ready.{_unpinned(wanted)}"
     return Move(
         status,
         "Pending",
@@ -113,6 +113,16 @@ def start_first(facts: Facts) -> Move:
         POLL_SECONDS,
         Event("FirstRevision", message),
         made=wanted,
+    )
+
+
+def _unpinned(wanted: Revision) -> str:
+    """A warning for a URI behind which the content may change."""
+    if wanted.given_digest:
+        return ""
+    return (
+        " spec.model.digest is not given: what its first pod fetches is pinned, and pods that later find other"
+        " content behind the URI are refused."
     )
 
 
@@ -214,7 +224,7 @@ def start(facts: Facts) -> Move:
     )
     canary = CanaryStatus(revision=wanted.name, created_at=facts.now, progressing_since=facts.now)
     status = change(facts.status, canary=canary, rollout=rollout)
-    message = f"Revision {wanted.name} rolls out beside {stable.revision}."
+    message = f"Revision {wanted.name} rolls out beside {stable.revision}.{_unpinned(wanted)}"
     if ignored is not None:
         message += (
             f" spec.rollout.canaryWeight {ignored} was set before it and is ignored: set it anew to use it."

@@ -16,6 +16,9 @@ LABEL_DEPLOYMENT = f"{GROUP}/modeldeployment"
 LABEL_REVISION = f"{GROUP}/revision"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 
+HEADER_PINNED = "x-pilotage-pinned"
+"""Tells the runtime that the caller chose the revision: such a request is no evidence of it."""
+
 INFERENCE_CONTAINER = "inference"
 FETCH_CONTAINER = "fetch"
 HTTP_PORT = 8080

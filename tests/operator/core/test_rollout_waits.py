@@ -166,3 +166,13 @@ def test_no_try_has_the_name_of_the_one_before_however_many_there_were(world: Wo
         names.append(world.status["rollback"]["from"])
         world.run(60, until="RolledBack")
     assert all(name not in names[max(0, at - 9) : at] for at, name in enumerate(names)), names
+
+
+def test_a_uri_whose_content_may_change_is_warned_of_when_the_revision_begins(world: World) -> None:
+    world.serve("v2")
+    world.reconcile()
+    assert "spec.model.digest is not given" in world.condition("Ready")["message"]
+    world.edit(model={"uri": STORE + "v3", "digest": "sha256:" + "b" * 64})
+    world.reconcile()
+    world.reconcile()
+    assert "spec.model.digest" not in world.condition("Ready")["message"]

@@ -52,6 +52,12 @@ def test_pinned_requests_reach_each_revision_and_are_matched_before_the_split() 
     assert (last["name"], "match" in last) == ("split", False)
 
 
+def test_only_the_routes_may_say_that_a_request_was_pinned() -> None:
+    *pinned, last = routes({"old": 90, "new": 10}, versionHeader="x-v")["spec"]["http"]
+    assert all(rule["headers"]["request"] == {"set": {"x-pilotage-pinned": "true"}} for rule in pinned)
+    assert last["headers"]["request"] == {"remove": ["x-pilotage-pinned"]}
+
+
 @pytest.mark.parametrize("weights", [{"old": 100, "new": 0}, {"old": 0, "new": 100}])
 def test_at_weight_0_a_revision_has_neither_a_share_nor_a_header_route(weights: dict[str, int]) -> None:
     without = next(revision for revision, weight in weights.items() if weight == 0)

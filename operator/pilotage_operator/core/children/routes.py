@@ -33,12 +33,15 @@ def virtual_service(
                 "name": f"pinned-{revision}",
                 "match": [{"headers": {routing.version_header: {"exact": revision}}}],
                 "route": [_destination(revision, namespace)],
+                "headers": {"request": {"set": {names.HEADER_PINNED: "true"}}},
                 **common,
             }
             for revision in live
         ]
     split = [{**_destination(revision, namespace), "weight": weight} for revision, weight in live.items()]
-    rules.append({"name": "split", "route": split, **common})
+    # Nobody else may say so: a caller could hide what its requests show.
+    unpinned = {"request": {"remove": [names.HEADER_PINNED]}}
+    rules.append({"name": "split", "route": split, "headers": unpinned, **common})
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
