@@ -18,6 +18,7 @@ def test_helm_test_passes(site: Site) -> None:
 
 
 def test_an_operator_with_other_defaults_restarts_no_pod(site: Site, fraud: dict[str, Any]) -> None:
+    eventually(lambda: len(pods(site)) == 2, seconds=60)  # the autoscaler has made the second
     before, image = pods(site), site.status("fraud")["stable"]["runtimeImage"]
     site.install("runtime.image.tag=another", "models.maxBytes=1000000")
     try:

@@ -25,7 +25,7 @@ def test_a_manual_weight_is_obeyed_drift_is_set_back_and_the_old_spec_returns_at
         # An SRE's weight
         site.edit("fraud", {"rollout": {"canaryWeight": 35}})
         eventually(lambda: weights(site) == {stable: 65, canary: 35}, seconds=60)
-        assert condition(site.status("fraud"), "Ready")["reason"] == "ManualWeight"
+        eventually(lambda: condition(site.status("fraud"), "Ready")["reason"] == "ManualWeight")
         eventually(lambda: site.status("fraud")["canary"].get("appliedWeight") == 35)
         # Somebody edits the routes in place of the ModelDeployment
         _route(site, {stable: 10, canary: 90})
