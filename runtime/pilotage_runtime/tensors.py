@@ -13,6 +13,7 @@ class Datatype:
     dtype: np.dtype
     json_kinds: str  # numpy's kinds that a JSON list of this datatype is read as
     json_words: str  # what a sender should have put there
+    largest: float | None = None  # the largest number of a floating-point datatype
 
 
 def _table() -> dict[str, Datatype]:
@@ -24,7 +25,8 @@ def _table() -> dict[str, Datatype]:
         for name, kind in ((f"INT{bits}", f"int{bits}"), (f"UINT{bits}", f"uint{bits}")):
             table[name] = Datatype(name, np.dtype(kind), "iu", "whole numbers")
     for bits in (16, 32, 64):
-        table[f"FP{bits}"] = Datatype(f"FP{bits}", np.dtype(f"float{bits}"), "iuf", "numbers")
+        dtype = np.dtype(f"float{bits}")
+        table[f"FP{bits}"] = Datatype(f"FP{bits}", dtype, "iuf", "numbers", float(np.finfo(dtype).max))
     return table
 
 

@@ -20,6 +20,7 @@ _KIND_WORDS = {
     "O": "null, objects or mixed values",
 }
 _SHOWN = 60
+_SMALL = 64  # elements below which a Python loop beats numpy's call overhead
 
 
 class InferRequest(NamedTuple):
@@ -131,6 +132,8 @@ def _are_sizes(shape: list[Any]) -> bool:
 
 
 def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np.ndarray:
+    if datatype.largest is not None and len(data) <= _SMALL and _are_numbers(data, datatype.largest):
+        return np.array(data, dtype=datatype.dtype)
     try:
         array = np.array(data)
     except (ValueError, OverflowError) as error:
@@ -169,6 +172,15 @@ def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np
             f"input '{_cut(name)}': {outside} is outside {datatype.name}, which holds {bounds.min} to {bounds.max}"
         )
     return array.astype(datatype.dtype)
+
+
+def _are_numbers(data: list[Any], largest: float) -> bool:
+    """Tell whether numpy may convert a flat list unchecked; what is false here may yet be right."""
+    for number in data:
+        kind = type(number)  # a bool is an int to isinstance
+        if (kind is not float and kind is not int) or not -largest <= number <= largest:
+            return False
+    return True
 
 
 def _with_nulls(name: str, array: np.ndarray) -> np.ndarray:
