@@ -46,12 +46,16 @@ def configure() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+# When it was answered, request id, method, path, status, seconds, error.
+_Answered = tuple[float, str, str, str, int, float, str | None]
+
+
 class AccessLog:
     """One line a request, buffered for at most FLUSH_SECONDS (the server flushes on that beat)."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
-        self._lines: list[str] = []
+        self._answered: list[_Answered] = []
         self._second = 0
         self._stamp = ""
 
@@ -66,32 +70,36 @@ class AccessLog:
         error: str | None = None,
     ) -> None:
         """Note one answered request; `request_id` and `method` need no escaping, a path and an error do."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        reason = "" if error is None else f',"error":{_quoted(error)}'
-        self._lines.append(
-            f'{{"time":"{self._stamp}.{int((now - second) * 1e6):06d}Z","level":"info","logger":"access",'
-            f'"request_id":"{request_id}","method":"{method}","path":{_quoted(path)},"status":{status},'
-            f'"milliseconds":{seconds * 1000:.3f}{reason}}}\n'
-        )
-        if len(self._lines) >= _FLUSH_LINES:
+        self._answered.append((time.time(), request_id, method, path, status, seconds, error))
+        if len(self._answered) >= _FLUSH_LINES:
             self.flush()
 
     def flush(self) -> None:
         """Write what has gathered, whole lines in one go where the pipe takes them."""
-        if not self._lines:
+        if not self._answered:
             return
-        data = memoryview("".join(self._lines).encode())
-        self._lines.clear()
+        # Formatted here, many in a row, a line costs a fraction of what it costs between the steps of a request.
+        answered, self._answered = self._answered, []
+        data = memoryview("".join(map(self._line, answered)).encode())
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
             # Nobody reads the log any more; serving goes on.
             return
+
+    def _line(self, answered: _Answered) -> str:
+        at, request_id, method, path, status, seconds, error = answered
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        reason = "" if error is None else f',"error":{_quoted(error)}'
+        return (
+            f'{{"time":"{self._stamp}.{int((at - second) * 1e6):06d}Z","level":"info","logger":"access",'
+            f'"request_id":"{request_id}","method":"{method}","path":{_quoted(path)},"status":{status},'
+            f'"milliseconds":{seconds * 1000:.3f}{reason}}}\n'
+        )
 
 
 def _quoted(text: str) -> str:
