@@ -23,16 +23,20 @@ class Connection(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._head_too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         # One that never says a word may stay no longer than one that has said its last.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._idle_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -64,6 +68,17 @@ class Connection(HttpToolsProtocol):
         self._end_head_timer()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        # As uvicorn does, but it sets and cancels a timer a request; here one runs on, and looks at the clock.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
     def send_400_response(self, msg: str) -> None:
         del msg
         status, message = 400, "this is no valid HTTP request"
@@ -76,6 +91,16 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+    def _close_if_idle(self) -> None:
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's types say
+        busy = self._in_head or (cycle is not None and not cycle.response_complete)
+        since = self.loop.time() if busy else self._idle_since
+        remaining = since + self.timeout_keep_alive - self.loop.time()
+        if remaining > 0:
+            self._idle_timer = self.loop.call_later(remaining, self._close_if_idle)
+        else:
+            self.transport.close()
 
     def _end_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -1,0 +1,85 @@
+"""When an idle connection is closed, and when not."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from pilotage_runtime.services.connection import Connection
+
+KEEP_ALIVE_SECONDS = 0.3
+REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(float(scope["path"][1:]))
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False)
+    config.load()
+    config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    async with server, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.close()
+
+
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: bytes, times: int = 1
+) -> None:
+    writer.write(REQUEST % seconds * times)
+    for _ in range(times):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(2) == b"ok"
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    async with connected() as (reader, _):
+        assert await reader.read() == b""
+
+
+async def test_bytes_that_begin_no_request_keep_no_connection_open() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"\r\n")
+        assert await reader.read() == b""
+
+
+async def test_the_idle_time_counts_from_the_last_answer() -> None:
+    async with connected() as (reader, writer):
+        for _ in range(3):
+            await asyncio.sleep(KEEP_ALIVE_SECONDS / 2)
+            await ask(reader, writer, b"0")
+        answered = time.monotonic()
+        assert await reader.read() == b""
+        # The loop's clock stands still while it works, so a little less than the whole time may be seen.
+        assert time.monotonic() - answered > KEEP_ALIVE_SECONDS * 0.9
+
+
+async def test_a_request_may_take_longer_than_a_connection_may_idle() -> None:
+    async with connected() as (reader, writer):
+        await ask(reader, writer, b"%.1f" % (KEEP_ALIVE_SECONDS * 2))
+        await ask(reader, writer, b"%.1f" % (KEEP_ALIVE_SECONDS * 0.7), times=3)
+        assert await reader.read() == b""
+
+
+async def test_a_head_that_comes_late_and_slowly_is_waited_for() -> None:
+    async with connected() as (reader, writer):
+        head = REQUEST % b"0"
+        await asyncio.sleep(KEEP_ALIVE_SECONDS * 0.7)
+        writer.write(head[:10])
+        await asyncio.sleep(KEEP_ALIVE_SECONDS)
+        writer.write(head[10:])
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
