@@ -72,6 +72,23 @@ def test_what_a_datatype_cannot_hold_is_refused(datatype: str, data: list[Any], 
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_short_long_and_nested_lists_are_read_alike(datatype: str) -> None:
+    largest = float(np.finfo(f"float{datatype[2:]}").max)
+    few = [0.1, -2, 0, 1e-3, largest, -largest, 2049]
+    many = parsed(datatype, few * 20)[: len(few)]
+    nested = v2.parse(
+        orjson.dumps({"inputs": [{"name": "x", "datatype": datatype, "shape": [1, 7], "data": [few]}]}), ANY
+    ).inputs["x"][0]
+    for other in (many, nested):
+        np.testing.assert_array_equal(parsed(datatype, few), other, strict=True)
+
+
+def test_a_number_that_rounds_to_the_largest_is_none_too_large() -> None:
+    assert parsed("FP32", [3.4028235e38])[0] == np.finfo(np.float32).max
+    assert parsed("FP16", [65510.0])[0] == np.finfo(np.float16).max
+
+
 def test_null_is_a_missing_value_only_where_the_contract_allows_it() -> None:
     allowing = Contract(inputs=(TensorSpec("x", "FP32", (-1,), allow_non_finite=True),), outputs=())
     assert np.isnan(parsed("FP32", [1, None], contract=allowing)[1])
