@@ -125,6 +125,37 @@ async def test_a_request_that_is_not_whole_in_time_is_the_callers_fault() -> Non
     assert (b"connection", b"close") in world.sent[0]["headers"]
 
 
+async def test_a_request_that_waits_several_times_is_answered_within_its_time() -> None:
+    async def slowly() -> AsyncIterator[dict[str, Any]]:
+        for at in range(len(BODY)):
+            await asyncio.sleep(0)
+            yield {"type": "http.request", "body": BODY[at : at + 1], "more_body": at + 1 < len(BODY)}
+
+    world = World(double)
+    async with asyncio.timeout(20):
+        await world.call(slowly(), x_envoy_expected_rq_timeout_ms="20000")
+    assert (world.status, world.count(200), world.slot.in_flight) == (200, 1, 0)
+
+
+async def test_a_request_cancelled_while_it_waits_counts_as_no_answer() -> None:
+    waiting = asyncio.Event()
+
+    async def endless() -> AsyncIterator[dict[str, Any]]:
+        waiting.set()
+        await asyncio.Event().wait()
+        yield {}
+
+    world = World(double)
+    task = asyncio.create_task(world.call(endless(), x_envoy_expected_rq_timeout_ms="20000"))
+    async with asyncio.timeout(20):
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert world.slot.in_flight == 0
+    assert not any(world.count(code) for code in CODES)
+
+
 async def test_a_caller_that_leaves_is_counted_as_no_answer() -> None:
     async def leaving() -> AsyncIterator[dict[str, Any]]:
         yield {"type": "http.request", "body": b"{", "more_body": True}

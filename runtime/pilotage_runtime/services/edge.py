@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import time
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
 
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.services.exchange import (
@@ -75,14 +78,20 @@ class Edge:
         await self._send(exchange, answer, send)
 
     async def _in_time(self, exchange: Exchange) -> Answer:
-        timer = asyncio.timeout_at(exchange.deadline)
+        inference = self._infer(exchange)
         try:
-            async with timer:
-                answer = await self._infer(exchange)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            return self._too_late(exchange)
+            waits_for = inference.send(None)
+        except StopIteration as finished:  # without ever waiting: a timer had nothing to cut short
+            answer: Answer = finished.value
+        else:
+            timer = asyncio.timeout_at(exchange.deadline)
+            try:
+                async with timer:
+                    answer = await _resumed(inference, waits_for)
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                return self._too_late(exchange)
         # A run in the loop's own thread holds the timer back with everything else.
         overdue = asyncio.get_running_loop().time() > (exchange.deadline or 0)
         return self._too_late(exchange) if overdue else answer
@@ -143,3 +152,19 @@ class Edge:
         self._access_log.write(
             exchange.request_id, exchange.method, exchange.path, status, seconds, error=error
         )
+
+
+@types.coroutine
+def _resumed(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[Any, Any, Answer]:
+    """Await a coroutine that was begun by hand and now waits for something."""
+    while True:
+        try:
+            result = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - a cancellation too is for the coroutine to hear
+            step, value = begun.throw, error
+        else:
+            step, value = begun.send, result
+        try:
+            waits_for = step(value)
+        except StopIteration as finished:
+            return finished.value
