@@ -4,7 +4,9 @@
 
 Floor and runtime run in turns, one pair after the other, so that whatever else the machine does falls on
 both; the server and the load have a core each. Printed are the median of the pairs' ratios, their spread,
-and the medians of both. Load comes from `wrk` where it is installed, else from a client in this file.
+and the medians of both: requests a second, and the server's CPU time a request. Rate times CPU time near one
+says that the server had its core to itself, far below one that neighbours took it. Load comes from `wrk` where
+it is installed, else from a client in this file.
 """
 
 import argparse
@@ -22,12 +24,27 @@ import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from demo.models import build
 
 SERVER_CORE, LOAD_CORE = 0, 1
 PATH = "/v2/models/iris/infer"
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class Running(NamedTuple):
+    """A server under measurement."""
+
+    port: int
+    pid: int
+
+
+class Load(NamedTuple):
+    """What one spell of load came to."""
+
+    rate: float  # requests a second
+    cpu_us: float  # the server's CPU time a request
 
 
 def main() -> None:
@@ -42,11 +59,8 @@ def main() -> None:
     parser.add_argument("--body", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
-        print(
-            asyncio.run(
-                _client(options.load, options.body.read_bytes(), options.connections, options.seconds)
-            )
-        )
+        body = options.body.read_bytes()
+        print(*asyncio.run(_client(options.load, body, options.connections, options.seconds)))
         return
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("bench.runtime needs two cores: one for the server, one for the load")
@@ -56,30 +70,35 @@ def main() -> None:
 
 
 def _compare(models: Path, options: argparse.Namespace) -> None:
-    rates: dict[str, list[float]] = {"floor": [], "runtime": []}
+    loads: dict[str, list[Load]] = {"floor": [], "runtime": []}
     print(
         f"load by {'wrk' if shutil.which('wrk') else 'the built-in client'}, {options.connections} connections"
     )
-    with _server("floor", models) as floor_port, _server("runtime", models) as runtime_port:
-        ports = {"floor": floor_port, "runtime": runtime_port}
-        for port in ports.values():
-            _measure(port, models, options.connections, 1.0)
+    with _server("floor", models) as floor_server, _server("runtime", models) as runtime_server:
+        servers = {"floor": floor_server, "runtime": runtime_server}
+        for server in servers.values():
+            _measure(server, models, options.connections, 1.0)
         for pair in range(options.pairs):
             # Who goes first changes, or a machine that warms up would favour one of them.
-            for kind in sorted(rates, reverse=bool(pair % 2)):
-                rates[kind].append(_measure(ports[kind], models, options.connections, options.seconds))
-            floor, runtime = rates["floor"][-1], rates["runtime"][-1]
+            for kind in sorted(loads, reverse=bool(pair % 2)):
+                loads[kind].append(_measure(servers[kind], models, options.connections, options.seconds))
+            floor, runtime = loads["floor"][-1], loads["runtime"][-1]
             print(
-                f"pair {pair + 1}: floor {floor:8.0f}/s  runtime {runtime:8.0f}/s  ratio {runtime / floor:.3f}"
+                f"pair {pair + 1}: floor {floor.rate:8.0f}/s {floor.cpu_us:6.1f} us"
+                f"  runtime {runtime.rate:8.0f}/s {runtime.cpu_us:6.1f} us  ratio {runtime.rate / floor.rate:.3f}"
             )
-    ratios = [runtime / floor for floor, runtime in zip(rates["floor"], rates["runtime"], strict=True)]
-    print(f"floor   median {statistics.median(rates['floor']):8.0f}/s")
-    print(f"runtime median {statistics.median(rates['runtime']):8.0f}/s")
+    for kind, of_kind in loads.items():
+        rate = statistics.median(load.rate for load in of_kind)
+        cpu_us = statistics.median(load.cpu_us for load in of_kind)
+        print(f"{kind:7} median {rate:8.0f}/s {cpu_us:6.1f} us of CPU a request")
+    ratios = [
+        runtime.rate / floor.rate for floor, runtime in zip(loads["floor"], loads["runtime"], strict=True)
+    ]
     print(f"ratio   median {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
 @contextmanager
-def _server(kind: str, models: Path) -> Generator[int]:
+def _server(kind: str, models: Path) -> Generator[Running]:
     model, port = models / "iris" / "1" / "model.onnx", _free_port()
     command = {
         "floor": [sys.executable, "bench/floor.py", str(model), str(port)],
@@ -101,7 +120,7 @@ def _server(kind: str, models: Path) -> Generator[int]:
     )
     try:
         _wait(port, models)
-        yield port
+        yield Running(port, process.pid)  # taskset has become the server
     finally:
         process.terminate()
         process.wait(10)
@@ -131,14 +150,28 @@ def _wait(port: int, models: Path) -> None:
             return
 
 
-def _measure(port: int, models: Path, connections: int, seconds: float) -> float:
+def _measure(server: Running, models: Path, connections: int, seconds: float) -> Load:
+    before = _cpu_seconds(server.pid)
+    requests, rate = _load(server.port, models, connections, seconds)
+    return Load(rate, (_cpu_seconds(server.pid) - before) / requests * 1e6)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Read the CPU time of all threads of a process, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _load(port: int, models: Path, connections: int, seconds: float) -> tuple[int, float]:
+    """Load a server; give the requests answered, and those a second."""
     body = models / "requests" / "iris.json"
     if not shutil.which("wrk"):
         command = [
             sys.executable, "-m", "bench.runtime", "--load", str(port), "--body", str(body),
             "--connections", str(connections), "--seconds", str(seconds),
         ]  # fmt: skip
-        return float(subprocess.check_output(_pinned(LOAD_CORE, command), cwd=ROOT, text=True))
+        answered, rate = subprocess.check_output(_pinned(LOAD_CORE, command), cwd=ROOT, text=True).split()
+        return int(answered), float(rate)
     script = models / "post.lua"
     script.write_text(
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
@@ -151,17 +184,17 @@ def _measure(port: int, models: Path, connections: int, seconds: float) -> float
     output = subprocess.check_output(_pinned(LOAD_CORE, command), text=True)
     if "Non-2xx" in output or "Socket errors" in output:
         sys.exit(f"port {port} did not answer every request:\n{output}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    found = re.search(r"(\d+) requests in .*Requests/sec:\s+([\d.]+)", output, re.DOTALL)
     assert found, output
-    return float(found[1])
+    return int(found[1]), float(found[2])
 
 
 def _pinned(core: int, command: list[str]) -> list[str]:
     return ["taskset", "-c", str(core), *command]
 
 
-async def _client(port: int, body: bytes, connections: int, seconds: float) -> float:
-    """Send one request after the other on each connection; give requests a second."""
+async def _client(port: int, body: bytes, connections: int, seconds: float) -> tuple[int, float]:
+    """Send one request after the other on each connection; give the answers, and those a second."""
     head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     until = time.perf_counter() + seconds
@@ -182,7 +215,7 @@ async def _client(port: int, body: bytes, connections: int, seconds: float) -> f
 
     started = time.perf_counter()
     answered = sum(await asyncio.gather(*(connection() for _ in range(connections))))
-    return answered / (time.perf_counter() - started)
+    return answered, answered / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":
