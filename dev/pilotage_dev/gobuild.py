@@ -111,10 +111,17 @@ def binary(name: str) -> Path:
 
 
 def source_file(name: str) -> Path:
-    """Return the path of a file or folder that was taken from a pinned module."""
+    """Return the path of a file or folder of a pinned module, taken from there if it was not yet."""
     for module in modules():
-        if any(each.name == name for each in module.files):
-            return module.output / "share" / name
+        for each in module.files:
+            if each.name != name:
+                continue
+            taken = module.output / "share" / name
+            if not taken.exists():
+                _require_go()
+                with _one_builder(print):
+                    _take(module, each)
+            return taken
     raise StackError(f"no build.toml under {MODULES} takes a file called {name!r}")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,3 +95,25 @@ def test_every_program_that_a_part_starts_is_built_by_a_module() -> None:
     assert {"etcd", "kube-apiserver", "kubelet", "pilot-discovery", "versitygw", "helm", "promtool"} <= names
     with pytest.raises(gobuild.StackError, match=r"no Go part is called 'nginx'; known are coredns, etcd"):
         gobuild.binary("nginx")
+
+
+def test_a_file_is_taken_from_its_module_without_building_anything(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloaded = tmp_path_factory.mktemp("module")
+    (downloaded / "crds").mkdir()
+    (downloaded / "crds" / "one.yaml").write_text("kind: One\n")
+    with (folder / "build.toml").open("a") as opened:
+        opened.write('\n[[file]]\nname = "one-crds"\nmodule = "example.org/one"\npath = "crds"\n')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    module = gobuild.load(folder)
+    monkeypatch.setattr(gobuild, "modules", lambda: (module,))
+    monkeypatch.setattr(gobuild, "_require_go", lambda: None)
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        gobuild, "_go", lambda _, *arguments: asked.append(arguments) or json.dumps({"Dir": str(downloaded)})
+    )
+
+    for _ in range(2):
+        assert (gobuild.source_file("one-crds") / "one.yaml").read_text() == "kind: One\n"
+    assert asked == [("mod", "download", "-json", "example.org/one")], "taken once"
