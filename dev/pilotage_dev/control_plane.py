@@ -9,28 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pilotage_dev import gobuild, process, runner
+from pilotage_dev.errors import StackError
 from pilotage_dev.parts.apiserver import APISERVER
 from pilotage_dev.parts.controller_manager import CONTROLLER_MANAGER
 from pilotage_dev.parts.etcd import ETCD
 from pilotage_dev.process import Process
+from pilotage_dev.runner import PartFailedError
 from pilotage_dev.stack import MARK, Ports, Stack
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pilotage_dev.part import Part
+
 PARTS = (ETCD, APISERVER, CONTROLLER_MANAGER)
 OWNER = "owner"
-BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 
 
 class ControlPlane:
     """etcd, API server and controller manager for the length of a `with`; no node, so no pod runs.
 
+    Parts beside them may change that; one with a program of `dev/go` goes by that program's name.
+
     >>> with ControlPlane(tmp_path, audit=True) as cluster:
     ...     subprocess.run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, "get", "namespaces"])
     """
 
-    def __init__(self, folder: Path, audit: bool = False) -> None:
+    def __init__(self, folder: Path, audit: bool = False, beside: tuple[Part, ...] = ()) -> None:
+        self._parts = (*PARTS, *beside)
         self._stack = Stack(
             folder=folder.absolute(), address="127.0.0.1", ports=Ports(*_free_ports()), audit=audit
         )
@@ -55,15 +61,31 @@ class ControlPlane:
         """The kubectl of the same version."""
         return gobuild.binary("kubectl")
 
+    def process(self, part: str) -> Process:
+        """The process of a part that runs."""
+        found = Process.read(self._stack.pid_file(part))
+        if found is None:
+            raise StackError(f"{part} does not run")
+        return found
+
+    def log(self, part: str) -> Path:
+        """What a part wrote."""
+        return self._stack.log(part)
+
+    def check(self) -> None:
+        """Raise what there is to say about a part that died."""
+        if dead := runner.dead_parts(self._stack, self._parts):
+            raise PartFailedError(self._stack, dead[0], "died")
+
     def __enter__(self) -> Self:
-        gobuild.build(BINARIES)
+        gobuild.build(["kubectl", *(part.name for part in self._parts)])
         _end_orphans()
         if myself := Process.of(os.getpid()):
             myself.save(self._stack.folder / OWNER)
         try:
-            runner.up(self._stack, PARTS, _silent)
+            runner.up(self._stack, self._parts, _silent)
         except BaseException:
-            runner.down(self._stack, PARTS, _silent)
+            runner.down(self._stack, self._parts, _silent)
             raise
         return self
 
@@ -73,7 +95,7 @@ class ControlPlane:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        runner.down(self._stack, PARTS, _silent)
+        runner.down(self._stack, self._parts, _silent)
 
 
 def _end_orphans() -> None:

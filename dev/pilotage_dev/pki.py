@@ -31,6 +31,7 @@ USERS = (
     "metrics-server",
     "istiod",
     "prometheus-operator",
+    "kwok",
 )
 
 
