@@ -29,6 +29,11 @@ def _client(kubeconfig: str, _changed: int) -> httpx.Client:
     )
 
 
+def client(kubeconfig: Path) -> httpx.Client:
+    """Return the connection of a kubeconfig's user; requests fail after 5 s unless told otherwise."""
+    return _client(str(kubeconfig), kubeconfig.stat().st_mtime_ns)
+
+
 def get(kubeconfig: Path, path: str) -> dict[str, Any] | None:
     """Return the object or list at the path; None where there is none, or nobody answers (yet)."""
     answer = _ask(kubeconfig, path)
@@ -43,7 +48,7 @@ def healthy(kubeconfig: Path, path: str) -> bool:
 
 def _ask(kubeconfig: Path, path: str) -> httpx.Response | None:
     try:
-        return _client(str(kubeconfig), kubeconfig.stat().st_mtime_ns).get(path)
+        return client(kubeconfig).get(path)
     except (httpx.TransportError, FileNotFoundError):
         return None
 
