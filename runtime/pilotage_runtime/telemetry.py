@@ -38,7 +38,8 @@ _ROWS = _DURATION_SUM + 3
 _LOAD_SECONDS = _DURATION_SUM + 4
 _IN_FLIGHT = _DURATION_SUM + 5
 _LOADED = _DURATION_SUM + 6
-_WIDTH = _DURATION_SUM + 7
+_PINNED = _DURATION_SUM + 7
+_WIDTH = _DURATION_SUM + 8
 SLOT_BYTES = _WIDTH * 8
 
 
@@ -68,6 +69,11 @@ class Slot:
         values[_CODE_AT[code]] += 1
         values[_BUCKETS + bisect_left(LATENCY_BOUNDS, seconds)] += 1
         values[_DURATION_SUM] += seconds
+
+    def leave_pinned(self) -> None:
+        """Count a request out whose caller chose the revision: it is no evidence, so it is counted by itself."""
+        self.values[_IN_FLIGHT] -= 1
+        self.values[_PINNED] += 1
 
     def abandon(self) -> None:
         """Count out a request whose caller left before it was whole."""
@@ -133,6 +139,11 @@ class ModelCollector(Collector):
         confidence.add_metric(model, int(total[_CONFIDENCE_COUNT]), total[_CONFIDENCE_SUM])
         yield confidence
         yield self._counter("inference_rows", "Rows answered.", total[_ROWS])
+        yield self._counter(
+            "inference_pinned_requests",
+            "Requests whose caller chose the revision by header: in no other figure of requests.",
+            total[_PINNED],
+        )
         yield self._gauge(
             "inference_model_load_seconds",
             "Time to load and warm up the model, the slowest worker's.",

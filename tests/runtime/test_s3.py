@@ -130,7 +130,8 @@ def test_wrong_keys_are_denied_and_missing_ones_are_named(store: Store, tmp_path
     missing = fails(store.settings(tmp_path, "s3://models/fraud/1"))
     assert (missing.reason, missing.exit_code) == ("CredentialsMissing", 75)
     assert "lacks AWS_SECRET_ACCESS_KEY" in missing.message
-    (store.credentials / "AWS_ACCESS_KEY_ID").unlink()
+    for key in store.credentials.iterdir():
+        key.unlink()
     absent = fails(store.settings(tmp_path, "s3://models/fraud/1"))
     assert absent.reason == "CredentialsMissing"
     assert "not there, or is empty" in absent.message

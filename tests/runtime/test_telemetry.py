@@ -45,6 +45,19 @@ def test_answers_are_counted_by_code_rows_and_duration_and_probes_are_not(
     assert server.metric("inference_request_duration_seconds_sum") > 0
 
 
+def test_requests_that_were_pinned_to_a_revision_are_no_evidence_of_it(models: Path, serve: Servers) -> None:
+    server = serve(models / "iris" / "1", "iris")
+    assert server.infer(request(), x_pilotage_pinned="true").status_code == 200
+    assert server.infer(request(name="Y"), x_pilotage_pinned="true").status_code == 400
+    assert server.metric("inference_pinned_requests_total") == 2
+    assert server.metric("inference_requests_in_flight") == 0
+    server.infer(request())
+    assert server.metric("inference_requests_total", code="200") == 1
+    assert server.metric("inference_requests_total", code="400") == 0
+    for series in ("request_duration_seconds_count", "prediction_confidence_count", "rows_total"):
+        assert server.metric(f"inference_{series}") == 1
+
+
 def test_the_bounds_are_the_latency_thresholds_that_an_objective_may_name() -> None:
     allowed = [
         5,

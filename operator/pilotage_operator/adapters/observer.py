@@ -138,9 +138,12 @@ class Observer:
         wanted = set(deployment.spec.routing.hosts or ())
         if not wanted or not features.istio:
             return {}
-        managed = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
         listed = await asyncio.gather(
-            *(self._cluster.list(ISTIO[0], namespace, labels=managed) for namespace in self._namespaces)
+            *(
+                self._cluster.list(ISTIO[0], namespace, labels=names.host_label(host))
+                for namespace in self._namespaces
+                for host in wanted
+            )
         )
         rivals = [rival for found in listed for rival in found]
         return rival_owners(rivals, wanted, own=f"{deployment.namespace}/{deployment.name}")

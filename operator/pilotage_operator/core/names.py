@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 GROUP = "pilotage.dev"
@@ -33,6 +34,11 @@ def labels(deployment: str, revision: str | None = None) -> dict[str, str]:
     """The labels of a child, and of a revision's child when `revision` is given."""
     found = {LABEL_MANAGED_BY: FIELD_MANAGER, LABEL_DEPLOYMENT: deployment}
     return found if revision is None else {**found, LABEL_REVISION: revision}
+
+
+def host_label(host: str) -> str:
+    """The label of a VirtualService that holds a host: who holds it is asked of the API server by this."""
+    return f"{GROUP}/host-{hashlib.sha256(host.encode()).hexdigest()[:16]}"
 
 
 def service_host(service: str, namespace: str) -> str:

@@ -20,6 +20,8 @@ from pilotage_operator.handlers.reconcile import Reconciler
 
 WORKERS = 8
 STUCK_AFTER_SECONDS = 120.0
+_GATHER_SECONDS = 0.1
+"""Children's events come in bursts, ours among them: one look serves them all."""
 _log = logging.getLogger("pilotage.events")
 
 
@@ -36,7 +38,7 @@ def register(registry: kopf.OperatorRegistry, queue: Queue, *, optional: list[Re
     async def child_changed(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
         owner = labels.get(names.LABEL_DEPLOYMENT)
         if namespace and owner:
-            queue.add((namespace, owner))
+            queue.add((namespace, owner), _GATHER_SECONDS)
 
     kopf.on.login(registry=registry)(login)
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(changed)

@@ -71,7 +71,10 @@ class Edge:
             answer = refusal(500, "internal error; the log has it under this request's id")
         # Counted when the answer is known, before a slow reader takes it.
         seconds = time.perf_counter() - exchange.started
-        slot.leave(answer.status, seconds)
+        if exchange.pinned:
+            slot.leave_pinned()
+        else:
+            slot.leave(answer.status, seconds)
         self._access_log.write(
             exchange.request_id, exchange.method, exchange.path, answer.status, seconds, error=answer.error
         )

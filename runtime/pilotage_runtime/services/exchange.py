@@ -52,8 +52,8 @@ class Exchange:
     """What the outermost layer knows of a request."""
 
     __slots__ = (
-        "allowance", "body_complete", "content_length", "content_type", "deadline", "method", "path", "receive",
-        "request_id", "started",
+        "allowance", "body_complete", "content_length", "content_type", "deadline", "method", "path", "pinned",
+        "receive", "request_id", "started",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -66,6 +66,7 @@ class Exchange:
         self.content_type: bytes | None = None
         self.deadline: float | None = None
         self.allowance = 0
+        self.pinned = False
         given: bytes | None = None
         for name, value in scope["headers"]:
             if name == b"content-length":
@@ -77,6 +78,8 @@ class Exchange:
             elif name == b"x-envoy-expected-rq-timeout-ms" and _DIGITS.match(value):
                 # 0 is Envoy's word for no time-out.
                 self.allowance = int(value)
+            elif name == b"x-pilotage-pinned":
+                self.pinned = True
         if self.allowance:
             self.deadline = asyncio.get_running_loop().time() + self.allowance / 1000
         self.request_id = (

@@ -56,7 +56,8 @@ class InferHandler:
             return refusal(refused.status, refused.message)
         except ModelFailedError as failed:
             return refusal(500, str(failed))
-        self._slot.predicted(rows, self._confidences(specs, values))
+        if not exchange.pinned:
+            self._slot.predicted(rows, self._confidences(specs, values))
         return Answer(200, v2.answer(engine.name, request.id, specs, values))
 
     def _confidences(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> list[float]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage_operator.api.routing import RoutingSpec
+from pilotage_operator.core import names
 from pilotage_operator.core.children.routes import destination_rule, virtual_service, weights_in
 
 BREAKER = {"circuitBreaker": {"maxConnections": 10, "consecutive5xxErrors": 7}}
@@ -50,6 +51,12 @@ def test_pinned_requests_reach_each_revision_and_are_matched_before_the_split() 
     *pinned, last = routes({"old": 90, "new": 10}, versionHeader="x-v")["spec"]["http"]
     assert [rule["match"][0]["headers"]["x-v"]["exact"] for rule in pinned] == ["old", "new"]
     assert (last["name"], "match" in last) == ("split", False)
+
+
+def test_who_holds_a_host_can_be_asked_by_label() -> None:
+    labels = routes({"old": 100})["metadata"]["labels"]
+    assert labels[names.host_label("fraud.example")] == ""
+    assert names.host_label("fraud.example") != names.host_label("fraud2.example")
 
 
 def test_only_the_routes_may_say_that_a_request_was_pinned() -> None:

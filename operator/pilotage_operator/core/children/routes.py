@@ -45,7 +45,10 @@ def virtual_service(
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
-        "metadata": {"name": owner, "labels": names.labels(owner)},
+        "metadata": {
+            "name": owner,
+            "labels": {**names.labels(owner), **{names.host_label(host): "" for host in hosts}},
+        },
         "spec": {
             "hosts": [names.service_host(owner, namespace), *hosts],
             "gateways": ["mesh", *gateways],
