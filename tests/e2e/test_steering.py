@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
+import httpx
+
 from demo import story
-from demo.site import NAMESPACE, OPERATOR_NAMESPACE, Site
+from demo.site import HOST, NAMESPACE, OPERATOR_NAMESPACE, Site
 from tests.e2e.seen import condition, eventually, told, weights
 
 POD = "app.kubernetes.io/component=operator"
@@ -79,6 +82,37 @@ def test_a_bad_version_is_taken_back_by_the_next_operator_if_the_first_is_killed
     assert weights(site) == {stable: 100}
     assert status["rollback"]["evidence"]["failedRequests"] >= 5
     assert [entry["revision"] for entry in status["rejected"]] == [status["rollback"]["from"]]
+
+
+def test_requests_that_are_pinned_to_the_canary_reach_it_and_are_no_evidence(
+    site: Site, fraud: dict[str, Any]
+) -> None:
+    site.edit("fraud", {"routing": {"versionHeader": "x-model-version"}})
+    with story.load(site):
+        site.serve("fraud", "fraud/2")
+        canary = eventually(lambda: site.status("fraud").get("canary", {}).get("revision"))
+        site.edit("fraud", {"rollout": {"canaryWeight": 10}})
+        eventually(lambda: weights(site).get(canary) == 10, seconds=60)
+        time.sleep(2)  # the gateway hears of it
+        url = f"{site.cluster.gateway_url}/v2/models/fraud/infer"
+        headers = {"Host": HOST, "x-model-version": canary}
+        # Ten times what would condemn it, if these counted.
+        codes = [httpx.post(url, json={"inputs": []}, headers=headers).status_code for _ in range(50)]
+        assert codes == [400] * 50
+        time.sleep(15)
+        assert _pinned(site, canary) == 50
+        assert site.status("fraud")["rejected"] == []
+        assert weights(site)[canary] == 10
+
+
+def _pinned(site: Site, revision: str) -> float:
+    """What the pods of a revision count, asked as Prometheus asks."""
+    total = 0.0
+    for pod in site.list("pods", labels=f"pilotage.dev/revision={revision}"):
+        text = httpx.get(f"http://{pod['status']['podIP']}:9090/metrics").text
+        found = re.search(r"^inference_pinned_requests_total\{.*\} (\S+)$", text, re.MULTILINE)
+        total += float(found[1]) if found else 0.0
+    return total
 
 
 def _promoted(site: Site, before: str) -> dict[str, Any] | None:
