@@ -93,8 +93,9 @@ def judge(
         case Signals():
             pass
     fired = firing_alert(signals, canary)
-    if fired and signals.window_seconds and fired.slo in signals.counts:
-        # A rule's window may reach back beyond this step, into an outage that all shared.
+    if fired and any(fired.slo == objective.slo for objective in held_to):
+        # A rule's window reaches back beyond this step: into an outage that all shared, or into the days of an
+        # earlier ModelDeployment that had this name and this content.
         seen = signals.of(fired.slo, canary)
         if seen.bad < LEAST_BAD_REQUESTS:
             message = f"{fired.name} fires, but only {seen.bad:.0f} bad requests are of this step's time."
