@@ -12,6 +12,7 @@ from rich.table import Table
 from demo import site as sites
 from demo import story
 from demo.story import Chapter
+from pilotage_dev import gobuild
 from pilotage_dev.cluster import choose_cluster
 from pilotage_dev.cluster import cluster as cluster_of
 from pilotage_dev.errors import StackError
@@ -98,7 +99,7 @@ def _show(chapters: list[Chapter]) -> None:
 def _next(site: sites.Site) -> None:
     say(
         f"""Everything is still running. To try next:
-  export KUBECONFIG={site.kubeconfig}
+  export KUBECONFIG={site.kubeconfig} PATH={gobuild.binary("kubectl").parent}:$PATH
   kubectl get mdep -n {sites.NAMESPACE}
   kubectl describe mdep {story.NAME} -n {sites.NAMESPACE}
   curl -H 'Host: {sites.HOST}' -H 'Content-Type: application/json' -d @{site.models}/requests/fraud.json \\

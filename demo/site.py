@@ -15,7 +15,7 @@ import s3fs
 import yaml
 
 from demo.models import build as models
-from pilotage_dev import gobuild
+from pilotage_dev import gobuild, paths
 from pilotage_dev.cluster import Cluster
 from pilotage_dev.errors import StackError
 from pilotage_dev.parts import store
@@ -145,7 +145,7 @@ def prepare(cluster: Cluster, say: Say) -> Site:
     for image in ("runtime", "operator"):
         say(f"building and loading the image of the {image}")
         cluster.load_image(image)
-    folder = Path(tempfile.mkdtemp(prefix="pilotage-models-"))
+    folder = paths.cache() / "models"
     site = Site(cluster, kubeconfig, folder)
     say("installing Pilotage with Helm")
     site.install()

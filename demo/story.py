@@ -71,6 +71,7 @@ def change(site: Site, traffic: Load, title: str, *, version: str, until: str, s
     """Serve a version and follow its rollout until the phase is `until` and nothing rolls out any more."""
     chapter = Chapter(title, began=time.time())
     say(f"== {title}")
+    before = site.status(NAME).get("stable", {}).get("revision")
     site.serve(NAME, version)
     generation = _generation(site)
     told = ""
@@ -84,7 +85,8 @@ def change(site: Site, traffic: Load, title: str, *, version: str, until: str, s
         )
 
     for at, status in site.wait(NAME, over, seconds=300):
-        weight = status.get("canary", {}).get("appliedWeight", 0)
+        taken_over = 100 if status["stable"]["revision"] != before else 0
+        weight = status["canary"].get("appliedWeight", 0) if "canary" in status else taken_over
         if not chapter.seen or chapter.seen[-1][1:] != (status["phase"], weight):
             chapter.seen.append((at, status["phase"], weight))
         ready = next(c for c in status["conditions"] if c["type"] == "Ready")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def _load_image(name: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # `dev/dev status | head` closes the pipe early; what is under way goes on.
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def main() -> int:
