@@ -18,7 +18,7 @@ from pilotage_runtime.failure import Reason
 
 CORE = Path(pods.__file__).parent
 DECIDING = tuple(CORE / f"{name}.py" for name in (
-    "conditions", "facts", "hosts", "moves", "plan", "pods", "rollout", "verdict",
+    "conditions", "facts", "hosts", "moves", "plan", "pods", "rollback", "rollout", "verdict",
 ))  # fmt: skip
 TELLING = CORE.parent / "handlers" / "reconcile.py"
 _WORD = re.compile(r"[A-Z][a-z]+([A-Z0-9][A-Za-z0-9]*)?\Z")

@@ -24,7 +24,7 @@ from pilotage_operator.api.status import (
     ManualWeight,
     StatusModel,
 )
-from pilotage_operator.core import moves
+from pilotage_operator.core import moves, rollback
 from pilotage_operator.core.facts import Facts
 from pilotage_operator.core.verdict import Outcome
 
@@ -96,10 +96,10 @@ def _step_not_below(facts: Facts) -> int:
 
 def _counted_out(facts: Facts) -> bool:
     """Weight is 0 for two scrapes: the figures are final."""
-    rollback = facts.status.rollback
-    assert rollback is not None
+    taken_back = facts.status.rollback
+    assert taken_back is not None
     wait = 2 * facts.snapshot.install.scrape_interval_seconds + 1
-    return rollback.traffic_reverted_at is not None and facts.since(rollback.traffic_reverted_at) >= wait
+    return taken_back.traffic_reverted_at is not None and facts.since(taken_back.traffic_reverted_at) >= wait
 
 
 def _failed(facts: Facts) -> bool:
@@ -134,8 +134,8 @@ _baked = _rows(State.BAKING)
 _with_canary = _rows(State.ROLLING, State.BAKING)
 
 TABLE: tuple[Row, ...] = (
-    _back("the last scrapes are in", _counted_out, moves.finish_rollback),
-    _back("a rollback is under way", _always, moves.revert),
+    _back("the last scrapes are in", _counted_out, rollback.finish),
+    _back("a rollback is under way", _always, rollback.revert),
     _empty("nothing runs yet", _always, moves.start_first),
     _first("a first revision is replaced", lambda f: not f.wants_canary, moves.start_first),
     _first(
@@ -143,13 +143,13 @@ TABLE: tuple[Row, ...] = (
     ),
     _first("the first revision is not ready", _always, moves.first_waits),
     _resting("the spec is what serves", lambda f: f.wants_stable, moves.rest),
-    _resting("the old one fails alike", lambda f: f.innocent is not None, moves.withdraw_rejection),
-    _resting("the spec was rejected", lambda f: f.rejection is not None, moves.refuse),
+    _resting("the old one fails alike", lambda f: f.innocent is not None, rollback.withdraw_rejection),
+    _resting("the spec was rejected", lambda f: f.rejection is not None, rollback.refuse),
     _resting("nothing can route", lambda f: not f.snapshot.features.istio, moves.without_router),
     _resting("the spec is new", _always, moves.start),
     _with_canary("the spec is that of stable", lambda f: f.wants_stable, moves.return_to_stable),
-    _with_canary("alerts or counts condemn", _failed, moves.roll_back_on_signals),
-    _with_canary("the model fails in its pods", _model_failed, moves.roll_back_on_pods),
+    _with_canary("alerts or counts condemn", _failed, rollback.on_signals),
+    _with_canary("the model fails in its pods", _model_failed, rollback.on_pods),
     _rolling("the spec is newer", lambda f: not f.wants_canary, moves.supersede),
     _rolling(
         "the infrastructure fails",
