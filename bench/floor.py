@@ -3,13 +3,18 @@
 It checks nothing, counts nothing, logs nothing and drains nothing; bench/runtime.py measures what those cost.
 """
 
+import os
 import sys
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import orjson
 import uvicorn
+
+os.environ["ORT_DISABLE_TELEMETRY"] = (
+    "1"  # as the runtime does, or the floor would report to the library's maker
+)
+import onnxruntime as ort
 
 _options = ort.SessionOptions()
 _options.intra_op_num_threads = 1

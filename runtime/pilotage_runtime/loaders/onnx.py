@@ -1,10 +1,14 @@
 """ONNX through onnxruntime."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Read when the library is loaded: else it reports model names, hashes and a device's id to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from pilotage_runtime.contract import Contract, TensorSpec
