@@ -111,6 +111,8 @@ class RolloutStatus(ApiModel):
     """Hash of a newer content that waits for the end of this bake."""
     reason: str | None = None
     """Why the rollout stands where it stands."""
+    next_at: Timestamp | None = None
+    """When there will be something to decide, at the earliest: the end of the step or of the bake."""
     bake_started_at: Timestamp | None = None
     """Since when the new revision has all traffic."""
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilotage_operator.api.status import Address, ConditionType, StatusModel
+from pilotage_operator.api.rollout import RolloutSpec
+from pilotage_operator.api.status import Address, ConditionType, RolloutStatus, StatusModel
 from pilotage_operator.core import clock, difference, hosts, names, revisions, sizing
 from pilotage_operator.core.children import autoscaler, routes, rules, service_monitor, workload
 from pilotage_operator.core.conditions import Told, merge, phase_conditions
@@ -219,8 +220,17 @@ def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: st
             update={**_observed(snapshot, name), "applied_weight": snapshot.applied_weights.get(name, 0)}
         )
     if status.rollout:
-        changes["rollout"] = status.rollout.model_copy(update={"reason": move.reason})
+        update = {"reason": move.reason, "next_at": _next_at(status.rollout, deployment.spec.rollout)}
+        changes["rollout"] = status.rollout.model_copy(update=update)
     return status.model_copy(update=changes)
+
+
+def _next_at(rollout: RolloutStatus, spec: RolloutSpec) -> str | None:
+    if rollout.bake_started_at:
+        return clock.later(rollout.bake_started_at, spec.bake_seconds)
+    if rollout.step_started_at and rollout.step_index < len(rollout.steps):
+        return clock.later(rollout.step_started_at, rollout.steps[rollout.step_index].hold_seconds)
+    return None
 
 
 def _observed(snapshot: Snapshot, revision: str) -> dict[str, Any]:

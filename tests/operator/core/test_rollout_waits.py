@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pilotage_operator.core import clock
 from pilotage_operator.core.install import Features
 from pilotage_operator.core.pods import Failure
 from tests.operator.core.test_rollout import ROLLOUT, serving
@@ -96,6 +97,20 @@ def test_a_bake_does_not_end_while_pods_are_missing(world: World) -> None:
     world.failing_pods.clear()
     world.run(60, until="Stable")
     assert serving(world) == {"v2": 100}
+
+
+def test_the_status_says_when_there_is_something_to_decide_next(world: World) -> None:
+    world.serve("v2")
+    world.run(15)
+    rollout = world.status["rollout"]
+    assert since(rollout["stepStartedAt"], rollout["nextAt"]) == ROLLOUT["steps"][0]["holdSeconds"]
+    world.run(120, until="Baking")
+    rollout = world.status["rollout"]
+    assert since(rollout["bakeStartedAt"], rollout["nextAt"]) == ROLLOUT["bakeSeconds"]
+
+
+def since(one: str, other: str) -> float:
+    return (clock.parse(other) - clock.parse(one)).total_seconds()
 
 
 def test_a_pause_keeps_a_bake_open_and_says_so(world: World) -> None:
