@@ -8,7 +8,7 @@ from pilotage_operator.api.status import Evidence, Rejected, RollbackStatus
 from pilotage_operator.core.facts import Facts
 from pilotage_operator.core.moves import POLL_SECONDS, REST_SECONDS, Event, Move, change, keep, set_weight
 from pilotage_operator.core.signals import Signals
-from pilotage_operator.core.verdict import firing_alert, in_doubt
+from pilotage_operator.core.verdict import firing_alerts, in_doubt
 
 _DOUBT_POLL_SECONDS = 5.0
 """After a rollback out of the bake, while the old revision is watched for the same fault."""
@@ -98,8 +98,8 @@ def _final_evidence(facts: Facts) -> Evidence:
     rest = signals.others(slo, facts.canary.revision)
     if evidence.stable_value is None and rest.requests and evidence.signal == slo:
         changes["stable_value"] = round(rest.share, 6)
-    fired = firing_alert(signals, facts.canary.revision)
-    if evidence.alert is None and fired and fired.slo == evidence.signal:
+    fired = next((a for a in firing_alerts(signals, facts.canary.revision) if a.slo == evidence.signal), None)
+    if evidence.alert is None and fired:
         changes |= {"alert": fired.name, "query": fired.query, "threshold": fired.threshold}
     return evidence.model_copy(update=changes)
 

@@ -92,24 +92,19 @@ def judge(
             return Verdict(Outcome.UNKNOWN, "PrometheusUnreachable", signals.message)
         case Signals():
             pass
-    fired = firing_alert(signals, canary)
-    if fired and any(fired.slo == objective.slo for objective in held_to):
-        # A rule's window reaches back beyond this step: into an outage that all shared, or into the days of an
-        # earlier ModelDeployment that had this name and this content.
-        seen = signals.of(fired.slo, canary)
-        if seen.bad < LEAST_BAD_REQUESTS:
-            message = f"{fired.name} fires, but only {seen.bad:.0f} bad requests are of this step's time."
-            return Verdict(Outcome.UNKNOWN, "AlertUnconfirmed", message)
-        if _shared(signals, canary, fired.slo, alone=alone):
-            message = f"{fired.name} fires, but the other revisions are as bad in the same time."
-            return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
-    if fired:
-        evidence = evidence_of(signals, canary, held_to, alert=fired)
-        return Verdict(Outcome.FAIL, "AlertFiring", _told(fired, evidence), evidence)
+    doubts: list[Verdict] = []
+    for alert in firing_alerts(signals, canary):
+        doubt = _doubt(signals, alert, held_to, alone=alone)
+        if doubt is None:
+            evidence = evidence_of(signals, canary, held_to, alert=alert)
+            return Verdict(Outcome.FAIL, "AlertFiring", _told(alert, evidence), evidence)
+        doubts.append(doubt)
     for objective in held_to:
         if _significantly_bad(signals, canary, objective, alone=alone):
             evidence = evidence_of(signals, canary, held_to, objective=objective)
             return Verdict(Outcome.FAIL, "SignificantlyWorse", _counted(objective, evidence), evidence)
+    if doubts:
+        return doubts[0]
     if not signals.rules_loaded:
         return Verdict(
             Outcome.UNKNOWN,
@@ -125,28 +120,15 @@ def judge(
     seen = floor(max((counts.requests for counts in _of_all(signals, canary, held_to)), default=0) + 0.01)
     if seen < least_requests:
         return Verdict(Outcome.UNKNOWN, "TooFewRequests", _patience(seen, least_requests, signals))
-    for objective in held_to:
-        mine = signals.of(objective.slo, canary)
-        rest = signals.others(objective.slo, canary)
-        # Refusals are the clients' own fault until the others accept what this revision refuses.
-        allowed = max(objective.budget, rest.share) if objective.slo == "requests" else objective.budget
-        if objective.slo != "requests" and mine.share > allowed:
-            if rest.share > allowed and _shared(signals, canary, objective.slo, alone=alone):
-                message = f"{objective.slo}: {mine.share:.2%} of the requests were bad, and {rest.share:.2%} elsewhere."
-                return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
-            return Verdict(
-                Outcome.UNKNOWN,
-                "ObjectiveMissed",
-                f"{objective.slo}: {mine.bad:.0f} of {mine.requests:.0f} requests were bad,"
-                f" more than {allowed * 100:g}% but not yet significant.",
-            )
-    return Verdict(Outcome.PASS, "ObjectivesMet", f"{seen} requests within the objectives.")
+    missed = (_missed(signals, canary, objective, alone=alone) for objective in held_to)
+    within = Verdict(Outcome.PASS, "ObjectivesMet", f"{seen} requests within the objectives.")
+    return next(filter(None, missed), within)
 
 
-def firing_alert(signals: Signals, revision: str) -> Alert | None:
-    """The alert to act on, worst first."""
+def firing_alerts(signals: Signals, revision: str) -> list[Alert]:
+    """The alerts to act on, worst first."""
     acting = [a for a in signals.alerts if a.revision == revision and a.may_act and a.firing]
-    return max(acting, key=lambda alert: (alert.value, alert.name), default=None)
+    return sorted(acting, key=lambda alert: (alert.value, alert.name), reverse=True)
 
 
 def evidence_of(
@@ -173,6 +155,41 @@ def evidence_of(
         window_seconds=round(signals.window_seconds),
         observed_at=clock.stamp(signals.observed_at),
     )
+
+
+def _doubt(signals: Signals, alert: Alert, held_to: Sequence[Objective], *, alone: bool) -> Verdict | None:
+    """Why a firing alert is not believed, if it is not.
+
+    Its window reaches back beyond this step: into an outage that all shared, or into the days of an earlier
+    ModelDeployment that had this name and this content. An alert that counts no requests is believed.
+    """
+    if all(alert.slo != objective.slo for objective in held_to):
+        return None
+    seen = signals.of(alert.slo, alert.revision)
+    if seen.bad < LEAST_BAD_REQUESTS:
+        message = f"{alert.name} fires, but only {seen.bad:.0f} bad requests are of this step's time."
+        return Verdict(Outcome.UNKNOWN, "AlertUnconfirmed", message)
+    if _shared(signals, alert.revision, alert.slo, alone=alone):
+        message = f"{alert.name} fires, but the other revisions are as bad in the same time."
+        return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
+    return None
+
+
+def _missed(signals: Signals, revision: str, objective: Objective, *, alone: bool) -> Verdict | None:
+    """An objective that is not kept, though not significantly; 4xx are the callers' fault until others accept them."""
+    mine, rest = signals.of(objective.slo, revision), signals.others(objective.slo, revision)
+    if objective.slo == "requests" or mine.share <= objective.budget:
+        return None
+    if rest.share > objective.budget and _shared(signals, revision, objective.slo, alone=alone):
+        message = (
+            f"{objective.slo}: {mine.share:.2%} of the requests were bad, and {rest.share:.2%} elsewhere."
+        )
+        return Verdict(Outcome.UNKNOWN, "SharedOutage", message)
+    message = (
+        f"{objective.slo}: {mine.bad:.0f} of {mine.requests:.0f} requests were bad,"
+        f" more than {objective.budget * 100:g}% but not yet significant."
+    )
+    return Verdict(Outcome.UNKNOWN, "ObjectiveMissed", message)
 
 
 def _shared(signals: Signals, revision: str, slo: str, *, alone: bool) -> bool:

@@ -14,6 +14,7 @@ from pilotage_operator.core.verdict import Outcome, Verdict, judge
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CANARY, STABLE = "fraud-2", "fraud-1"
+SLO = SLOSpec.model_validate({"latency": {"thresholdMilliseconds": 500, "objectivePercent": 99}})
 FIRING = Alert("PilotageRevisionFailing", CANARY, "availability", True, True, 0.3, 0.0144, "q")
 GONE = Alert("PilotageRevisionGone", CANARY, "liveness", True, True, 1, 0, "q")
 
@@ -31,7 +32,7 @@ def seen(
     return judge(
         signals,
         canary=CANARY,
-        held_to=objectives(SLOSpec()),
+        held_to=objectives(SLO),
         least_requests=20,
         interval_seconds=5,
         alone=alone,
@@ -54,6 +55,20 @@ def test_an_alert_that_speaks_of_an_earlier_time_holds(alone: bool) -> None:
 def test_an_alert_before_the_step_counts_anything_speaks_of_another_time() -> None:
     verdict = seen((0, 0), (0, 0), FIRING, window_seconds=0, counts={})
     assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, "AlertUnconfirmed")
+
+
+def test_a_doubtful_alert_keeps_no_other_evidence_from_condemning() -> None:
+    """Latency is as bad everywhere; that every second request fails is this revision's own doing."""
+    slow = Alert("PilotageRevisionSlow", CANARY, "latency", True, True, 0.9, 0.144, "q")
+    counts = {
+        "availability": {CANARY: Counts(100, 50), STABLE: Counts(900, 0)},
+        "latency": {CANARY: Counts(100, 90), STABLE: Counts(900, 810)},
+    }
+    assert seen((0, 0), (0, 0), slow, counts=counts).reason == "SignificantlyWorse"
+    verdict = seen((0, 0), (0, 0), slow, FIRING, counts=counts)
+    assert verdict.reason == "AlertFiring"
+    assert verdict.evidence is not None
+    assert verdict.evidence.alert == "PilotageRevisionFailing"
 
 
 def test_silent_pods_condemn_without_any_count() -> None:
