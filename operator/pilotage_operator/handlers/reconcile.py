@@ -68,10 +68,15 @@ class Reconciler:
         self._shown.show(namespace, name, decided.status.phase or "")
         if _decided_at(decided.status) != _decided_at(snapshot.status):
             telemetry.rollbacks.labels(namespace, name).inc()
-        taken, waiting = await self._act(snapshot, decided)
-        for event in decided.events:
-            metadata = snapshot.deployment.metadata
-            await self._cluster.record(namespace, _manifest(event, key, metadata.uid, metadata.generation))
+        try:
+            taken, waiting = await self._act(snapshot, decided)
+        finally:
+            # The decision stands in the status: what could not be done yet is done by the next look, which
+            # would have nothing to tell any more.
+            for event in decided.events:
+                metadata = snapshot.deployment.metadata
+                manifest = _manifest(event, key, metadata.uid, metadata.generation)
+                await self._cluster.record(namespace, manifest)
         if taken:
             self._suspects[key] = taken
             return 0.0
