@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from kubernetes.aio import client, config
 
 from pilotage_dev import gobuild
 from pilotage_dev.control_plane import ControlPlane
 from pilotage_dev.errors import StackError
+from pilotage_operator.adapters.kubernetes import Cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
     from pathlib import Path
 
 
@@ -25,6 +27,15 @@ def control_plane_in(folder: Path) -> Generator[ControlPlane]:
             cluster = running.enter_context(ControlPlane(folder, audit=True))
         except StackError as error:
             _missing("control plane", error)
+        yield cluster
+
+
+@asynccontextmanager
+async def connected(plane: ControlPlane) -> AsyncGenerator[Cluster]:
+    """The operator's own connection, as the administrator."""
+    configuration = client.Configuration()
+    await config.load_kube_config(str(plane.kubeconfig), client_configuration=configuration)
+    async with Cluster(client.ApiClient(configuration)) as cluster:
         yield cluster
 
 

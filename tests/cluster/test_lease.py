@@ -8,14 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from kubernetes.aio import client, config
 
 from pilotage_dev.control_plane import ControlPlane
 from pilotage_operator.adapters import lease as leases
 from pilotage_operator.adapters.kubernetes import Cluster
 from pilotage_operator.adapters.lease import Lease, LeaseLost
 from pilotage_operator.adapters.resources import LEASE
-from tests.cluster.parts import control_plane_in
+from tests.cluster.parts import connected, control_plane_in
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +25,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 async def cluster(plane: ControlPlane) -> AsyncIterator[Cluster]:
-    configuration = client.Configuration()
-    await config.load_kube_config(str(plane.kubeconfig), client_configuration=configuration)
-    async with Cluster(client.ApiClient(configuration)) as found:
+    async with connected(plane) as found:
         yield found
         await found._request("DELETE", LEASE.path("default", leases.NAME))
 

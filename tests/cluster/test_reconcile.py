@@ -7,7 +7,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes.aio import client, config
 
 from pilotage_dev.control_plane import ControlPlane
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
@@ -17,7 +16,7 @@ from pilotage_operator.api.crd import crd
 from pilotage_operator.core.install import Install
 from pilotage_operator.handlers.reconcile import Reconciler
 from tests.cluster.api_server import DEPLOYMENTS, ApiServer
-from tests.cluster.parts import control_plane_in
+from tests.cluster.parts import connected, control_plane_in
 
 KEY = ("default", "fraud")
 
@@ -37,9 +36,7 @@ def api(plane: ControlPlane) -> Iterator[ApiServer]:
 
 @pytest.fixture
 async def cluster(plane: ControlPlane) -> AsyncIterator[Cluster]:
-    configuration = client.Configuration()
-    await config.load_kube_config(str(plane.kubeconfig), client_configuration=configuration)
-    async with Cluster(client.ApiClient(configuration)) as found:
+    async with connected(plane) as found:
         yield found
 
 

@@ -91,7 +91,8 @@ class RuntimeSpec(ApiModel):
     workers: Annotated[Integer, Ge(1), Le(64)] | None = None
     """How many processes serve the model in each pod, each with a copy of it. Absent: 1."""
     threads: Annotated[Integer, Ge(1), Le(256)] | None = None
-    """How many threads one inference may use. Absent: as many as the CPU quota gives each worker."""
+    """How many threads one inference may use. Absent: each worker's share of the CPU limit, or of the request
+    where there is no limit; at least one."""
     env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None
     """Environment variables of the container that serves the model."""
     node_selector: NodeLabels | None = None

@@ -140,19 +140,6 @@ class Keys(Matches):
         return value
 
 
-@dataclass(frozen=True)
-class OneOf(_Check):
-    """One of a few numbers."""
-
-    allowed: tuple[int, ...]
-
-    def check(self, value: Any) -> Any:
-        if value not in self.allowed:
-            allowed = ", ".join(map(str, self.allowed))
-            raise PydanticCustomError("one_of", "must be one of {allowed}", {"allowed": allowed})
-        return value
-
-
 def _without_nulls(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
