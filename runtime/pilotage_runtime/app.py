@@ -5,14 +5,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pilotage_runtime import contract as contracts
 from pilotage_runtime import cpu, formats
 from pilotage_runtime.engine import Engine
-from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.failure import Stage
 from pilotage_runtime.fetched import model_root
-from pilotage_runtime.loaders.base import Model
+from pilotage_runtime.loaders import by_format
+from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.services import admin
 from pilotage_runtime.services.edge import Edge
@@ -40,7 +40,7 @@ def load(settings: ServeSettings) -> Loaded:
     started = time.perf_counter()
     found = formats.detect(model_root(settings.model_dir), Stage.LOAD, settings.model_format)
     threads = settings.threads or cpu.threads(settings.workers)
-    model = _LOADERS[found.format](found.path, threads)
+    model = by_format.load(found, LoadOptions(threads=threads))
     folder = found.path.parent
     engine = Engine(settings.model_name, model, contracts.refine(model.contract(), folder), threads)
     warm_up(engine)
@@ -67,18 +67,3 @@ def server(
     rest = admin.build(loaded.engine, loaded.platform, lifecycle, on_stop=loaded.engine.close)
     edge = Edge(infer, rest, slot, lifecycle, access_log)
     return DrainingServer(edge, lifecycle, settings.drain_seconds, access_log, on_started)
-
-
-def _onnx(path: Path, threads: int) -> Model:
-    try:
-        from pilotage_runtime.loaders.onnx import OnnxModel  # noqa: PLC0415 - a loader's library only when used
-    except ImportError as error:
-        raise StartFailure(
-            Stage.LOAD,
-            Reason.LOAD_FAILED,
-            f"onnxruntime is missing ({error}): pip install 'pilotage[runtime]'",
-        ) from error
-    return OnnxModel(path, threads)
-
-
-_LOADERS: dict[str, Callable[[Path, int], Model]] = {"ONNX": _onnx}

@@ -1,11 +1,19 @@
 """What every loader gives back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pilotage_runtime.contract import Contract
 
 Tensors = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is to run."""
+
+    threads: int
 
 
 class Model(Protocol):
