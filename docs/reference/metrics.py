@@ -116,9 +116,9 @@ def text() -> str:
 
 
 def _runtime() -> Iterator[str]:
-    slot = runtime.Slot()
-    slot.start(load_seconds=0)
-    for family in runtime.ModelCollector("M", [slot]).collect():
+    sheet = runtime.Sheet()
+    sheet.slot(1).start(load_seconds=0)
+    for family in runtime.ModelCollector(lambda: {1: runtime.ModelLabels("M", "1")}, [sheet]).collect():
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
         name = f"{family.name}_total" if family.type == "counter" else family.name
         yield _row(f"`{name}`", family.type, _code(labels), family.documentation)

@@ -8,39 +8,71 @@ than the run; a longer one goes to a thread, so that the event loop answers prob
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from pilotage_runtime.batching import Batcher, Entry
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import ModelFailedError, Refused
 from pilotage_runtime.loaders.base import Model
+from pilotage_runtime.telemetry import Slot
 from pilotage_runtime.tensors import datatype_name
 
 INLINE_SECONDS = 100e-6
 _SMOOTHING = 0.1
+_SIZES = 16
 _SMALL = 64  # elements below which a Python loop beats numpy's call overhead
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a model's requests are put together and held back."""
+
+    threads: int = 1
+    max_batch_rows: int = 64
+    max_delay_seconds: float = 0
+    max_waiting: int = 512
+
+
 class Engine:
     """One loaded model behind its contract."""
 
-    def __init__(self, name: str, model: Model, contract: Contract, threads: int) -> None:
+    def __init__(
+        self, name: str, version: str, model: Model, contract: Contract, *, limits: Limits, slot: Slot
+    ) -> None:
         self.name = name
+        self.version = version
         self.contract = contract
+        self.slot = slot
+        self.limits = limits
+        # Whether requests may share a run is proven by the warm-up; until then, why not.
+        self.unbatched: str | None = "not proven yet"
         self._model = model
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="infer")
         self._all_outputs = tuple(spec.name for spec in contract.outputs)
         self._shared_symbols = _shared_symbols(contract)
-        # Unknown until measured, so the first run goes to a thread.
-        self._seconds_per_row = float("inf")
+        self._seconds = list[float]()
+        self.forget_timing()
+        self._batcher = Batcher(
+            self,
+            concurrency=limits.threads,
+            max_rows=limits.max_batch_rows,
+            max_entries=limits.max_waiting,
+            delay_seconds=limits.max_delay_seconds,
+        )
+        self.refine(contract)
+        self.submit = self._batcher.submit
+        self.leave = self._batcher.leave
 
     def refine(self, contract: Contract) -> None:
         """Take over what the warm-up taught about the outputs."""
         self.contract = contract
+        probability = contract.probability
+        self._probability = probability.name if probability else None
+        self._fixed_rows = all(-1 not in spec.shape[1:] for spec in contract.inputs)
 
     def check(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
         """Raise Refused unless the tensors are what the contract asks for."""
@@ -74,35 +106,58 @@ class Engine:
         first = self.contract.inputs[0]
         return inputs[first.name].shape[0] if first.shape and first.shape[0] == -1 else 1
 
+    def key(
+        self, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...], parameters: Hashable
+    ) -> Hashable:
+        """Give what requests that may share a run have in common; None shares with nobody."""
+        if self.unbatched is not None:
+            return None
+        if self._fixed_rows:
+            return (outputs, parameters)
+        return (outputs, parameters, tuple([array.shape[1:] for array in inputs.values()]))
+
     def is_short(self, rows: int) -> bool:
         """Predict whether a run of so many rows is cheaper than a hop to a thread: then `run` it at once."""
-        return self._seconds_per_row * rows < INLINE_SECONDS
+        return self._seconds[min(rows.bit_length(), _SIZES - 1)] < INLINE_SECONDS
 
-    async def run_in_thread(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], rows: int
+    async def infer(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: tuple[str, ...] = (),
+        *,
+        deadline: float | None = None,
+        unseen: bool = False,
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
-        """Run beside the event loop; cancelling leaves a run that has begun to end unheard."""
-        # In a thread the wait for Python's lock is none of the model's time, so the thread's own clock counts.
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, self.run, inputs, outputs, rows, time.thread_time
-        )
+        """Check, queue, run; raise Refused, ModelFailedError, TooLateError or BusyError. Cancelling leaves the queue."""
+        self.check(inputs, outputs)
+        entry = _Awaited(inputs, outputs, self.rows(inputs), self.key(inputs, outputs, None), deadline)
+        entry.unseen = unseen
+        self.submit(entry)
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            self.leave(entry)
+            raise
 
     def run(
         self,
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str],
         rows: int,
-        clock: Callable[[], float] = time.perf_counter,
+        *,
+        in_thread: bool = False,
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
         """Run now, in this thread; whatever goes wrong is the model's failure. No outputs named means all."""
         names = outputs or self._all_outputs
+        # In a thread the wait for Python's lock is none of the model's time, so the thread's own clock counts.
+        clock = time.thread_time if in_thread else time.perf_counter
         started = clock()
         try:
             values = self._model.run(inputs, names)
         except BaseException as error:  # whatever class a model raises, SystemExit included
             raise ModelFailedError(f"model '{self.name}' failed: {_one_line(error)}") from error
         finally:
-            self._learn((clock() - started) / rows)
+            self._learn(rows, clock() - started)
         by_name = self.contract.output_by_name
         specs = [by_name[name] for name in names]
         for spec, value in zip(specs, values, strict=True):
@@ -113,19 +168,51 @@ class Engine:
                 )
         return specs, values
 
+    def predicted(
+        self, entries: Sequence[Entry], specs: Sequence[TensorSpec], values: Sequence[np.ndarray]
+    ) -> None:
+        """Count a run's rows and how sure the model was of them; a batch in one go."""
+        rows = sum([entry.rows for entry in entries])
+        seen = values
+        if any(entry.unseen for entry in entries):
+            begin, kept = 0, list[int]()
+            for entry in entries:
+                if not entry.unseen:
+                    kept.extend(range(begin, begin + entry.rows))
+                begin += entry.rows
+            rows = len(kept)
+            seen = [value[kept] if value.shape[:1] == (begin,) else value[:0] for value in values]
+        for spec, value in zip(specs, seen, strict=True):
+            if spec.name == self._probability and value.ndim == 2 and value.size:
+                self.slot.predicted(rows, _confidences(value))
+                return
+        self.slot.predicted(rows, ())
+
+    @property
+    def platform(self) -> str:
+        """What runs the model."""
+        return self._model.platform
+
     def close(self) -> None:
         """Wait for the runs under way, then free the model."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._batcher.close()
         self._model.close()
 
-    def _learn(self, seconds: float) -> None:
-        known = self._seconds_per_row
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a run."""
+        return self._batcher.waiting
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        size = min(rows.bit_length(), _SIZES - 1)
+        known = self._seconds[size]
         # Racing threads may lose an update: an average bears that.
-        self._seconds_per_row = seconds if known == float("inf") else known + _SMOOTHING * (seconds - known)
+        self._seconds[size] = seconds if known == float("inf") else known + _SMOOTHING * (seconds - known)
 
     def forget_timing(self) -> None:
         """Start measuring anew: the first run of a session also allocates."""
-        self._seconds_per_row = float("inf")
+        # By the power of two below the number of rows; unknown until measured, so the first run goes to a thread.
+        self._seconds = [float("inf")] * _SIZES
 
     def _refuse_names(self, inputs: Mapping[str, np.ndarray]) -> None:
         expected = ", ".join(
@@ -140,6 +227,33 @@ class Engine:
     def _features(self, spec: TensorSpec) -> str:
         names = self.contract.feature_names
         return f"; a row is {', '.join(names)}" if names and spec is self.contract.inputs[0] else ""
+
+
+class _Awaited(Entry):
+    """An entry that somebody awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: tuple[str, ...],
+        rows: int,
+        key: Hashable,
+        deadline: float | None,
+    ) -> None:
+        super().__init__(inputs, outputs, rows, key, deadline)
+        self.future: asyncio.Future[tuple[list[TensorSpec], list[np.ndarray]]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def succeeded(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
+        if not self.future.done():
+            self.future.set_result((list(specs), list(values)))
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
@@ -158,6 +272,13 @@ def _finite(value: np.ndarray) -> bool:
                 return False
         return True
     return bool(np.isfinite(value).all())
+
+
+def _confidences(value: np.ndarray) -> list[float]:
+    """Give the highest probability of each row."""
+    if value.shape[1] == 1:  # the positive class alone
+        return np.maximum(value, 1 - value).ravel().tolist()
+    return [max(row) for row in value.tolist()] if value.size <= _SMALL else value.max(axis=1).tolist()
 
 
 def _shared_symbols(contract: Contract) -> dict[str, list[tuple[str, int]]]:

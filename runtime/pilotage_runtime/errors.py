@@ -4,11 +4,23 @@
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
     """The caller's request cannot be served: a 4xx that says what came and what is expected."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
+        self.headers = headers
 
 
 class ModelFailedError(Exception):
     """The model raised, or answered what it must not: always a 5xx."""
+
+
+class TooLateError(Exception):
+    """The caller's time was up before the model answered."""
+
+
+class BusyError(Exception):
+    """The queue of a model is full: waiting longer would only make every answer late."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"busy: {waiting} requests wait already")

@@ -58,6 +58,15 @@ class ServeSettings(_Common):
     threads: int | None = Field(
         default=None, ge=1, description="threads in a worker; absent: the CPU quota's share"
     )
+    max_batch_size: int = Field(
+        default=64, ge=1, le=65536, description="rows that may share a run of the model; 1: no batching"
+    )
+    max_queue_delay_milliseconds: float = Field(
+        default=0, ge=0, le=1000, description="how long a request may wait for company; 0: not at all"
+    )
+    max_queue_size: int = Field(
+        default=512, ge=1, description="requests that may wait for a model; answer 429 to more"
+    )
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"
     )

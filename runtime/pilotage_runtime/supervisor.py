@@ -2,7 +2,7 @@
 
 Workers are spawned, never forked, so that no library starts with another process's threads and locks.
 All of them load before any accepts. One that dies is started anew after a pause, and goes on counting in
-its predecessor's slot; one that keeps dying ends them all, for the pod's status to show it.
+its predecessor's sheet; one that keeps dying ends them all, for the pod's status to show it.
 """
 
 import asyncio
@@ -14,13 +14,16 @@ import sys
 import time
 from dataclasses import dataclass
 
+import orjson
 import uvloop
 
+from pilotage_runtime import catalog
 from pilotage_runtime.failure import EXIT_MODEL, Reason, Stage, StartFailure, report
+from pilotage_runtime.fetched import model_root
+from pilotage_runtime.services.listener import listen
 from pilotage_runtime.services.metrics import MetricsServer
-from pilotage_runtime.services.server import listen
 from pilotage_runtime.settings import ServeSettings
-from pilotage_runtime.telemetry import Exposition, Slot
+from pilotage_runtime.telemetry import UNKNOWN_MODEL, Exposition, ModelLabels, Sheet
 
 MAX_CRASHES = 5
 _FIRST_PAUSE_SECONDS = 0.25
@@ -35,7 +38,7 @@ class _Place:
     """One worker's place: it outlives the processes that take it."""
 
     index: int
-    slot_descriptor: int
+    sheet_descriptor: int
     process: asyncio.subprocess.Process | None = None
 
 
@@ -51,8 +54,9 @@ class Supervisor:
         self._settings = settings
         self._stopping = asyncio.Event()
         self._all_loaded = asyncio.Barrier(settings.workers)
-        self._places = [_Place(index, os.memfd_create(f"slot-{index}")) for index in range(settings.workers)]
-        self._slots = [Slot(place.slot_descriptor) for place in self._places]
+        self._models = catalog.numbered(catalog.discover(model_root(settings.model_dir), settings.model_name))
+        self._places = [_Place(index, os.memfd_create(f"sheet-{index}")) for index in range(settings.workers)]
+        self._sheets = [Sheet(place.sheet_descriptor) for place in self._places]
         self._listener = listen(settings.host, settings.http_port)
 
     async def run(self) -> int:
@@ -60,7 +64,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        exposition = Exposition(self._settings.model_name, self._slots)
+        exposition = Exposition(self._labels, self._sheets)
         metrics = listen(self._settings.host, self._settings.metrics_port)
         async with MetricsServer(exposition).running(metrics):
             tasks = [asyncio.create_task(self._keep(place)) for place in self._places]
@@ -82,7 +86,7 @@ class Supervisor:
             status = await self._run_worker(place, first=first)
             if self._stopping.is_set():
                 break
-            if not self._slots[place.index].loaded:
+            if not any(self._sheets[place.index].slot(number).loaded for number in self._models):
                 return self._never_loaded(status)
             first = False
             crashes = 1 if time.monotonic() - started > _HEALTHY_SECONDS else crashes + 1
@@ -97,7 +101,7 @@ class Supervisor:
 
     async def _run_worker(self, place: _Place, *, first: bool) -> int:
         ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno(), place.slot_descriptor)
+        descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor)
         process = place.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -107,6 +111,10 @@ class Supervisor:
         )
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
+        models = [
+            [number, model, version, str(root)] for number, (model, version, root) in self._models.items()
+        ]
+        writer.write(orjson.dumps({"models": models}) + b"\n")
         try:
             if await reader.readline() == b"loaded\n":
                 if first:
@@ -119,6 +127,10 @@ class Supervisor:
         finally:
             place.process = None
             writer.close()
+
+    def _labels(self) -> dict[int, ModelLabels]:
+        unknown = {0: ModelLabels(UNKNOWN_MODEL, "")}
+        return unknown | {number: ModelLabels(of.model, of.version) for number, of in self._models.items()}
 
     def _stop(self, number: int) -> None:
         if self._stopping.is_set():

@@ -1,15 +1,17 @@
 """Metrics: plain numbers in shared slots while serving, Prometheus families when scraped.
 
-Each worker owns one slot, a row of doubles in shared memory. It alone adds to it, so a count is one
-memory write without a lock; whoever is scraped sums the slots. A slot outlives its worker: the next one
-goes on counting in it, so that no counter ever falls.
+Each worker owns a sheet of shared memory, and in it each version of a model a slot, a row of doubles. It
+alone adds to it, so a count is one memory write without a lock; whoever is scraped sums the slots of all
+sheets. A sheet outlives its worker: the next one goes on counting in it, so that no counter ever falls; for the
+same reason a slot's number is never given to another model.
 """
 
 import math
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -27,7 +29,7 @@ LATENCY_BOUNDS = (
 )  # fmt: skip
 # Shown at 0 from the start, so that the first error is a rise and not a series' birth.
 CODES_FROM_START = (200, 400, 404, 413, 500, 503, 504)
-CODES = (*CODES_FROM_START, 405, 408, 415)
+CODES = (*CODES_FROM_START, 405, 408, 415, 429, 499, 501)
 _CODE_AT = {code: at for at, code in enumerate(CODES)}
 
 _BUCKETS = len(CODES)
@@ -39,18 +41,41 @@ _LOAD_SECONDS = _DURATION_SUM + 4
 _IN_FLIGHT = _DURATION_SUM + 5
 _LOADED = _DURATION_SUM + 6
 _PINNED = _DURATION_SUM + 7
-_WIDTH = _DURATION_SUM + 8
-SLOT_BYTES = _WIDTH * 8
+_RUNS = _DURATION_SUM + 8
+_WIDTH = _DURATION_SUM + 9
+# A number outlives its model, so this bounds how many versions one process can ever have served.
+MAX_SLOTS = 4096
+# Requests that no model can be blamed for: the name in their path is served by none.
+UNKNOWN_MODEL = "_unknown"
+
+
+class ModelLabels(NamedTuple):
+    """Which model a slot's numbers are of."""
+
+    model: str
+    version: str
+
+
+class Sheet:
+    """One worker's slots."""
+
+    def __init__(self, descriptor: int = -1) -> None:
+        """Map the memory behind `descriptor`, or memory of this process alone; pages come when written."""
+        size = MAX_SLOTS * _WIDTH * 8
+        if descriptor != -1:
+            os.ftruncate(descriptor, size)
+        self._values: memoryview[float] = memoryview(mmap.mmap(descriptor, size)).cast("d")
+
+    def slot(self, number: int) -> "Slot":
+        """Give the slot of that number."""
+        return Slot(self._values[number * _WIDTH : (number + 1) * _WIDTH])
 
 
 class Slot:
-    """One worker's numbers."""
+    """What one worker counts of one version of a model."""
 
-    def __init__(self, descriptor: int = -1) -> None:
-        """Map the memory behind `descriptor`, or memory of this process alone."""
-        if descriptor != -1:
-            os.ftruncate(descriptor, SLOT_BYTES)
-        self.values = memoryview(mmap.mmap(descriptor, SLOT_BYTES)).cast("d")
+    def __init__(self, values: "memoryview[float] | None" = None) -> None:
+        self.values: memoryview[float] = Sheet().slot(0).values if values is None else values
 
     def start(self, load_seconds: float) -> None:
         """Begin, or go on after a worker that died: what was in flight died with it."""
@@ -90,84 +115,88 @@ class Slot:
         return int(self.values[_IN_FLIGHT])
 
     def predicted(self, rows: int, confidences: Sequence[float]) -> None:
-        """Count answered rows and each row's highest probability; what is no number enters no sum."""
+        """Count a run, its rows and each row's highest probability; what is no number enters no sum."""
         values = self.values
+        values[_RUNS] += 1
         values[_ROWS] += rows
-        for confidence in confidences:
-            if math.isfinite(confidence):
-                values[_CONFIDENCE_SUM] += confidence
-                values[_CONFIDENCE_COUNT] += 1
+        if confidences:
+            total, count = math.fsum(confidences), len(confidences)
+            if not math.isfinite(total):
+                finite = [confidence for confidence in confidences if math.isfinite(confidence)]
+                total, count = math.fsum(finite), len(finite)
+            values[_CONFIDENCE_SUM] += total
+            values[_CONFIDENCE_COUNT] += count
 
 
 class ModelCollector(Collector):
-    """The series of one model over the slots of all its workers."""
+    """The series of all models over the sheets of all workers."""
 
-    def __init__(self, model: str, slots: Sequence[Slot]) -> None:
-        self._model = model
-        self._slots = slots
+    def __init__(self, models: Callable[[], Mapping[int, ModelLabels]], sheets: Sequence[Sheet]) -> None:
+        self._models = models
+        self._sheets = sheets
 
     def collect(self) -> Iterable[Metric]:
-        """Sum the slots into Prometheus families; nothing before the model is loaded."""
-        rows = [list(slot.values) for slot in self._slots if slot.values[_LOADED]]
-        if not rows:
-            return
-        total = [math.fsum(column) for column in zip(*rows, strict=True)]
-        model = [self._model]
+        """Sum the slots into Prometheus families; nothing of a model before it is loaded."""
+        labels = ["model", "version"]
         requests = CounterMetricFamily(
-            "inference_requests", "Inference requests by status code.", labels=["model", "code"]
+            "inference_requests", "Inference requests by status code.", labels=[*labels, "code"]
         )
-        for code, at in _CODE_AT.items():
-            if code in CODES_FROM_START or total[at]:
-                requests.add_metric([self._model, str(code)], total[at])
-        yield requests
-
-        cumulated, buckets = 0.0, list[tuple[str, float]]()
-        for bound, count in zip((*LATENCY_BOUNDS, math.inf), total[_BUCKETS:_DURATION_SUM], strict=True):
-            cumulated += count
-            buckets.append(("+Inf" if math.isinf(bound) else repr(float(bound)), cumulated))
         duration = HistogramMetricFamily(
-            "inference_request_duration_seconds",
-            "Time from a request's head to its answer.",
-            labels=["model"],
+            "inference_request_duration_seconds", "Time from a request's head to its answer.", labels=labels
         )
-        duration.add_metric(model, buckets, total[_DURATION_SUM])
-        yield duration
-
         confidence = SummaryMetricFamily(
-            "inference_prediction_confidence", "Highest class probability of each row.", labels=["model"]
+            "inference_prediction_confidence", "Highest class probability of each row.", labels=labels
         )
-        confidence.add_metric(model, int(total[_CONFIDENCE_COUNT]), total[_CONFIDENCE_SUM])
-        yield confidence
-        yield self._counter("inference_rows", "Rows answered.", total[_ROWS])
-        yield self._counter(
-            "inference_pinned_requests",
-            "Requests whose caller chose the revision by header: in no other figure of requests.",
-            total[_PINNED],
-        )
-        yield self._gauge(
+        counters = {
+            _ROWS: CounterMetricFamily("inference_rows", "Rows answered.", labels=labels),
+            _RUNS: CounterMetricFamily(
+                "inference_runs", "Runs of the model: rows by runs is the mean batch.", labels=labels
+            ),
+            _PINNED: CounterMetricFamily(
+                "inference_pinned_requests",
+                "Requests whose caller chose the revision by header: in no other figure of requests.",
+                labels=labels,
+            ),
+        }
+        load = GaugeMetricFamily(
             "inference_model_load_seconds",
             "Time to load and warm up the model, the slowest worker's.",
-            max(row[_LOAD_SECONDS] for row in rows),
+            labels=labels,
         )
-        yield self._gauge("inference_requests_in_flight", "Requests being served now.", total[_IN_FLIGHT])
-
-    def _counter(self, name: str, documentation: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, documentation, labels=["model"])
-        family.add_metric([self._model], value)
-        return family
-
-    def _gauge(self, name: str, documentation: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, documentation, labels=["model"])
-        family.add_metric([self._model], value)
-        return family
+        in_flight = GaugeMetricFamily(
+            "inference_requests_in_flight", "Requests being served now.", labels=labels
+        )
+        for number, of in self._models().items():
+            rows = [
+                list(slot.values) for slot in (sheet.slot(number) for sheet in self._sheets) if slot.loaded
+            ]
+            if not rows:
+                continue
+            total = [math.fsum(column) for column in zip(*rows, strict=True)]
+            for code, at in _CODE_AT.items():
+                if code in CODES_FROM_START or total[at]:
+                    requests.add_metric([*of, str(code)], total[at])
+            cumulated, buckets = 0.0, list[tuple[str, float]]()
+            for bound, count in zip((*LATENCY_BOUNDS, math.inf), total[_BUCKETS:_DURATION_SUM], strict=True):
+                cumulated += count
+                buckets.append(("+Inf" if math.isinf(bound) else repr(float(bound)), cumulated))
+            duration.add_metric(of, buckets, total[_DURATION_SUM])
+            confidence.add_metric(of, int(total[_CONFIDENCE_COUNT]), total[_CONFIDENCE_SUM])
+            for at, family in counters.items():
+                family.add_metric(of, total[at])
+            load.add_metric(of, max(row[_LOAD_SECONDS] for row in rows))
+            in_flight.add_metric(of, total[_IN_FLIGHT])
+        for family in (requests, duration, confidence, *counters.values(), load, in_flight):
+            if family.samples:
+                yield family
 
 
 class Exposition:
     """What a scrape of /metrics is answered."""
 
-    def __init__(self, model: str, slots: Sequence[Slot]) -> None:
+    def __init__(self, models: Callable[[], Mapping[int, ModelLabels]], sheets: Sequence[Sheet]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(ModelCollector(model, slots))
+        self._registry.register(ModelCollector(models, sheets))
 
     def text(self) -> bytes:
         """Render the Prometheus text format."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 
@@ -27,6 +28,9 @@ def _table() -> dict[str, Datatype]:
     for bits in (16, 32, 64):
         dtype = np.dtype(f"float{bits}")
         table[f"FP{bits}"] = Datatype(f"FP{bits}", dtype, "iuf", "numbers", float(np.finfo(dtype).max))
+    # JSON carries its numbers as those of FP32, of which it is the upper half.
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    table["BF16"] = Datatype("BF16", bfloat16, "iuf", "numbers", float(ml_dtypes.finfo(bfloat16).max))
     return table
 
 

@@ -1,10 +1,12 @@
-"""One real inference before the model is ready: its own sample, or a generated row."""
+"""Real inferences before the model is ready: its own sample or a generated row, and then batches of it."""
 
 import logging
+import time
 from typing import Any
 
 import numpy as np
 
+from pilotage_runtime import batchable
 from pilotage_runtime.contract import Contract
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import ModelFailedError, Refused
@@ -12,6 +14,8 @@ from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.protocol import v2
 
 RUNS = 10
+# Batches are run in to learn how long each size takes; a slow model learns that while it serves.
+_BATCHES_SECONDS = 1.0
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 
 logger = logging.getLogger(__name__)
@@ -45,9 +49,27 @@ def warm_up(engine: Engine) -> None:
     if contract.sample_response is not None:
         answer = {spec.name: value for spec, value in zip(specs, values, strict=True)}
         _compare(contract.sample_response, answer)
+    engine.unbatched = batchable.why_not(engine, request.inputs)
     engine.forget_timing()
     for _ in range(RUNS):
         engine.run(request.inputs, names, rows)
+    if engine.unbatched is None:
+        _run_in(engine, {name: array[:1] for name, array in request.inputs.items()})
+
+
+def _run_in(engine: Engine, row: dict[str, np.ndarray]) -> None:
+    """Run the batch sizes in use, the powers of two, as far as time allows."""
+    until = time.monotonic() + _BATCHES_SECONDS
+    rows = 1
+    while rows <= engine.limits.max_batch_rows and time.monotonic() < until:
+        batch = {name: np.repeat(array, rows, axis=0) for name, array in row.items()}
+        for _ in range(3):
+            try:
+                engine.run(batch, (), rows)
+            except ModelFailedError as error:
+                engine.unbatched = f"{rows} rows do not run together: {error}"
+                return
+        rows *= 2
 
 
 def generated(contract: Contract) -> dict[str, np.ndarray]:

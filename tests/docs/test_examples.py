@@ -15,7 +15,7 @@ from pilotage_operator.api.crd import crd
 from pilotage_operator.api.modeldeployment import validate
 from pilotage_operator.api.slo import LatencySLO, SLOSpec
 from pilotage_operator.core.children.rules import prometheus_rule
-from pilotage_runtime.telemetry import ModelCollector, Slot
+from pilotage_runtime.telemetry import ModelCollector, ModelLabels, Sheet
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
 
@@ -104,9 +104,10 @@ def test_queries_ask_for_metrics_that_exist() -> None:
 
 
 def _metrics() -> set[str]:
-    slot = Slot()
-    slot.start(load_seconds=0)
-    runtime = {sample.name for family in ModelCollector("m", [slot]).collect() for sample in family.samples}
+    sheet = Sheet()
+    sheet.slot(1).start(load_seconds=0)
+    collector = ModelCollector(lambda: {1: ModelLabels("m", "1")}, [sheet])
+    runtime = {sample.name for family in collector.collect() for sample in family.samples}
     slo = SLOSpec(latency=LatencySLO(threshold_milliseconds=500))
     groups = prometheus_rule("m", "n", slo=slo, interval_seconds=15, labels={})["spec"]["groups"]
     recorded = {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}

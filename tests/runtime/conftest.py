@@ -66,7 +66,7 @@ class Server:
         return self.log_path.read_text()
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.metrics()[name, frozenset({"model": self.model, **labels}.items())]
+        return self.metrics()[name, frozenset({"model": self.model, "version": "1", **labels}.items())]
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415

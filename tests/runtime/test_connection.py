@@ -9,7 +9,12 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from pilotage_runtime.log import AccessLog
+from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.connection import Connection
+from pilotage_runtime.services.infer import InferHandler
+from pilotage_runtime.services.lifecycle import Lifecycle
+from pilotage_runtime.telemetry import Sheet
 
 KEEP_ALIVE_SECONDS = 0.3
 REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -23,13 +28,16 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False)
+    config = uvicorn.Config(app, log_config=None, access_log=False)
     config.load()
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
     state = ServerState()
+    inference = InferHandler(Repository(Sheet()), AccessLog(descriptor=-1), 1000, 1000)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: Connection(inference, Lifecycle(), config=config, server_state=state, app_state={}),
+        "127.0.0.1",
+        0,
     )
     async with server, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

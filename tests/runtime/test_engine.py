@@ -1,7 +1,6 @@
 """The engine alone: checks before the run, failures after it, inline or in a thread."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,54 +11,22 @@ from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import ModelFailedError, Refused
 from pilotage_runtime.failure import StartFailure
-
-Run = Callable[[Mapping[str, Any], Sequence[str]], list[Any]]
-
-
-class Scripted:
-    """A model that does what the test says."""
-
-    platform = "scripted"
-
-    def __init__(self, contract: Contract, run: Run) -> None:
-        self._contract = contract
-        self._run = run
-        self.threads: list[int] = []
-
-    def contract(self) -> Contract:
-        return self._contract
-
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        self.threads.append(threading.get_ident())
-        return self._run(inputs, outputs)
-
-    def close(self) -> None:
-        pass
-
-
-def double(inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-    del outputs
-    return [inputs["x"] * 2]
-
-
-def contract(**changes: Any) -> Contract:
-    output = {"name": "y", "datatype": "FP32", "shape": (-1,), **changes}
-    return Contract(inputs=(TensorSpec("x", "FP32", (-1,), ("N",)),), outputs=(TensorSpec(**output),))
-
-
-def engine(run: Run = double, described: Contract | None = None) -> Engine:
-    described = described or contract()
-    return Engine("m", Scripted(described, run), described, threads=1)
+from tests.runtime.scripted import Scripted, contract, double, engine
 
 
 async def infer(runner: Engine, inputs: dict[str, np.ndarray]) -> Any:
-    """Run as the handler does: at once where the run is short, else in a thread."""
-    rows = runner.rows(inputs)
-    return (
-        runner.run(inputs, (), rows)
-        if runner.is_short(rows)
-        else await runner.run_in_thread(inputs, (), rows)
-    )
+    return await runner.infer(inputs)
+
+
+def predict(runner: Engine, seconds: float) -> None:
+    """Let the engine believe that a row takes so long."""
+    runner._seconds = [seconds * 2 ** max(0, size - 1) for size in range(len(runner._seconds))]
+
+
+def threads(runner: Engine) -> list[int]:
+    model = runner._model
+    assert isinstance(model, Scripted)
+    return model.threads
 
 
 def x(*values: float) -> dict[str, np.ndarray]:
@@ -82,7 +49,7 @@ async def test_whatever_the_model_raises_is_the_models_failure(raised: BaseExcep
 
     for predicted in (0.0, 1.0):  # inline, and in a thread
         failing = engine(fail)
-        failing._seconds_per_row = predicted
+        predict(failing, predicted)
         with pytest.raises(ModelFailedError, match="model 'm' failed"):
             await infer(failing, x(1))
 
@@ -103,23 +70,21 @@ async def test_a_non_finite_answer_is_a_failure_unless_the_contract_allows_it(
 
 
 async def test_a_short_run_stays_in_the_loops_thread_and_a_long_one_leaves_it() -> None:
-    model = Scripted(contract(), double)
-    runner = Engine("m", model, contract(), threads=1)
-    runner._seconds_per_row = 30e-6
+    runner = engine()
+    predict(runner, 30e-6)
     await infer(runner, x(1))
-    assert model.threads.pop() == threading.get_ident()
-    runner._seconds_per_row = 30e-6
-    await infer(runner, x(*range(10)))  # ten rows are predicted to take ten times as long
-    assert model.threads.pop() != threading.get_ident()
+    assert threads(runner).pop() == threading.get_ident()
+    predict(runner, 30e-6)
+    await infer(runner, x(*range(10)))  # ten rows are predicted to take eight times as long
+    assert threads(runner).pop() != threading.get_ident()
 
 
 async def test_one_long_run_is_enough_to_move_the_next_to_a_thread() -> None:
-    model = Scripted(contract(), double)
-    runner = Engine("m", model, contract(), threads=1)
-    runner._seconds_per_row = 30e-6
-    runner._learn(0.5)
+    runner = engine()
+    predict(runner, 30e-6)
+    runner._learn(1, 0.5)
     await infer(runner, x(1))
-    assert model.threads != [threading.get_ident()]
+    assert threads(runner) != [threading.get_ident()]
 
 
 def test_inputs_that_share_a_named_dimension_must_agree() -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pilotage_runtime.telemetry import LATENCY_BOUNDS, Exposition, Slot
+from pilotage_runtime.telemetry import LATENCY_BOUNDS, Exposition, ModelLabels, Sheet
 from tests.runtime.conftest import Servers
 from tests.runtime.test_http import request
+
+
+def scraped(*sheets: Sheet) -> str:
+    return Exposition(lambda: {1: ModelLabels("m", "7")}, sheets).text().decode()
 
 
 def test_after_the_load_every_series_is_there_at_zero(models: Path, serve: Servers) -> None:
@@ -85,44 +89,58 @@ def test_the_bounds_are_the_latency_thresholds_that_an_objective_may_name() -> N
 
 
 def test_a_duration_on_a_bound_counts_below_it() -> None:
-    slot = Slot()
+    sheet = Sheet()
+    slot = sheet.slot(1)
     slot.start(0.1)
     for seconds in (0.25, 0.2500001, 31):
         slot.enter()
         slot.leave(200, seconds)
-    text = Exposition("m", [slot]).text().decode()
-    assert 'bucket{le="0.25",model="m"} 1.0' in text
-    assert 'bucket{le="0.3",model="m"} 2.0' in text
-    assert 'bucket{le="30.0",model="m"} 2.0' in text
-    assert 'bucket{le="+Inf",model="m"} 3.0' in text
+    text = scraped(sheet)
+    assert 'bucket{le="0.25",model="m",version="7"} 1.0' in text
+    assert 'bucket{le="0.3",model="m",version="7"} 2.0' in text
+    assert 'bucket{le="30.0",model="m",version="7"} 2.0' in text
+    assert 'bucket{le="+Inf",model="m",version="7"} 3.0' in text
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_enters_no_sum(poison: float) -> None:
-    slot = Slot()
+    sheet = Sheet()
+    slot = sheet.slot(1)
     slot.start(0.1)
     slot.predicted(3, [0.5, poison, 0.25])
-    text = Exposition("m", [slot]).text().decode()
-    assert 'inference_prediction_confidence_sum{model="m"} 0.75' in text
-    assert 'inference_prediction_confidence_count{model="m"} 2.0' in text
+    text = scraped(sheet)
+    assert 'inference_prediction_confidence_sum{model="m",version="7"} 0.75' in text
+    assert 'inference_prediction_confidence_count{model="m",version="7"} 2.0' in text
 
 
-def test_slots_add_up_and_a_successor_goes_on_counting_without_what_was_in_flight() -> None:
-    descriptor = os.memfd_create("slot")
-    other, first = Slot(), Slot(descriptor)
-    other.start(0.1)
-    first.start(2.0)
-    for slot in (other, first):
-        slot.enter()
-        slot.leave(500, 0.01)
-    first.enter()
-    successor = Slot(descriptor)
-    successor.start(0.5)
-    text = Exposition("m", [other, first]).text().decode()
-    assert 'inference_requests_total{code="500",model="m"} 2.0' in text
-    assert 'inference_requests_in_flight{model="m"} 0.0' in text
-    assert 'inference_model_load_seconds{model="m"} 0.5' in text
+def test_sheets_add_up_and_a_successor_goes_on_counting_without_what_was_in_flight() -> None:
+    descriptor = os.memfd_create("sheet")
+    other, first = Sheet(), Sheet(descriptor)
+    other.slot(1).start(0.1)
+    first.slot(1).start(2.0)
+    for sheet in (other, first):
+        sheet.slot(1).enter()
+        sheet.slot(1).leave(500, 0.01)
+    first.slot(1).enter()
+    successor = Sheet(descriptor)
+    successor.slot(1).start(0.5)
+    text = scraped(other, first)
+    assert 'inference_requests_total{code="500",model="m",version="7"} 2.0' in text
+    assert 'inference_requests_in_flight{model="m",version="7"} 0.0' in text
+    assert 'inference_model_load_seconds{model="m",version="7"} 0.5' in text
+
+
+def test_models_count_apart() -> None:
+    sheet = Sheet()
+    for number in (1, 2):
+        sheet.slot(number).start(0.1)
+    sheet.slot(2).enter()
+    sheet.slot(2).leave(200, 0.01)
+    models = {1: ModelLabels("a", "1"), 2: ModelLabels("b", "3")}
+    text = Exposition(lambda: models, [sheet]).text().decode()
+    assert 'inference_requests_total{code="200",model="a",version="1"} 0.0' in text
+    assert 'inference_requests_total{code="200",model="b",version="3"} 1.0' in text
 
 
 def test_before_the_load_there_is_no_series() -> None:
-    assert Exposition("m", [Slot()]).text() == b""
+    assert scraped(Sheet()) == ""

@@ -13,6 +13,13 @@ from pilotage_runtime.protocol import v2
 ANY = Contract(inputs=(), outputs=())
 
 
+def answer(request_id: str | None, specs: list[TensorSpec], values: list[np.ndarray]) -> bytes:
+    body, binary = v2.answer("m", "1", v2.InferRequest(request_id, {}, ()), specs, values)
+    assert isinstance(body, bytes)
+    assert binary is None
+    return body
+
+
 def parsed(datatype: str, data: Any, shape: list[int] | None = None, contract: Contract = ANY) -> np.ndarray:
     entry = {"name": "x", "datatype": datatype, "shape": shape or [len(data)], "data": data}
     return v2.parse(orjson.dumps({"inputs": [entry]}), contract).inputs["x"]
@@ -40,9 +47,10 @@ def test_every_datatype_comes_in_and_goes_out_unchanged(datatype: str, data: lis
     array = parsed(datatype, data)
     assert array.dtype == np.dtype(dtype)
     assert array.tolist() == data
-    answer = orjson.loads(v2.answer("m", "7", [TensorSpec("y", datatype, (-1,))], [array]))
-    assert answer == {
+    document = orjson.loads(answer("7", [TensorSpec("y", datatype, (-1,))], [array]))
+    assert document == {
         "model_name": "m",
+        "model_version": "1",
         "id": "7",
         "outputs": [{"name": "y", "datatype": datatype, "shape": [len(data)], "data": data}],
     }
@@ -97,13 +105,13 @@ def test_null_is_a_missing_value_only_where_the_contract_allows_it() -> None:
 
 
 def test_allowed_non_finite_answers_are_null_in_json() -> None:
-    answer = v2.answer("m", None, [TensorSpec("y", "FP32", (-1,))], [np.array([1, np.nan], np.float32)])
-    assert orjson.loads(answer)["outputs"][0]["data"] == [1, None]
+    body = answer(None, [TensorSpec("y", "FP32", (-1,))], [np.array([1, np.nan], np.float32)])
+    assert orjson.loads(body)["outputs"][0]["data"] == [1, None]
 
 
 def test_an_answer_is_flat_and_row_major_whatever_the_memory_order() -> None:
     turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    output = orjson.loads(v2.answer("m", None, [TensorSpec("y", "FP32", (-1, 2))], [turned]))["outputs"][0]
+    output = orjson.loads(answer(None, [TensorSpec("y", "FP32", (-1, 2))], [turned]))["outputs"][0]
     assert (output["shape"], output["data"]) == ([3, 2], [0, 3, 1, 4, 2, 5])
 
 

@@ -1,4 +1,4 @@
-"""V2 REST bodies in JSON: parse a request into tensors, write an answer from tensors."""
+"""V2 REST bodies: parse a request into tensors, write an answer from tensors; JSON, with binary tensors behind it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,6 +9,7 @@ import orjson
 
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import Refused
+from pilotage_runtime.protocol import binary
 from pilotage_runtime.tensors import DATATYPES, Datatype
 
 _KIND_WORDS = {
@@ -29,18 +30,35 @@ class InferRequest(NamedTuple):
     id: str | None
     inputs: dict[str, np.ndarray]
     outputs: tuple[str, ...]
+    timeout_us: int = 0  # how long the caller waits; 0 says nothing
+    sharing: bytes | None = None  # requests may share a run of the model only where these are equal
+    parameters: dict[str, Any] | None = None  # for models that take some
+    binary: bool = False  # outputs are wanted binary, but for those that say otherwise
+    forms: dict[str, bool] | None = None  # outputs that say: binary or not
 
 
-def parse(body: bytes, contract: Contract) -> InferRequest:
-    """Read a request; raise Refused with a sentence that its sender can act on."""
+# What these say is between the caller and the server; everything else is for the model.
+_OWN = frozenset({"binary_data_output", "timeout", "priority"})
+
+
+def parse(body: bytes, contract: Contract, json_length: int | None = None) -> InferRequest:
+    """Read a request; raise Refused with a sentence that its sender can act on.
+
+    `json_length` is where the JSON ends and binary tensors begin; None: there are none.
+    """
+    tail = None
+    text: bytes | memoryview = body
+    if json_length is not None:
+        tail = binary.Tail(body, json_length)
+        text = memoryview(body)[:json_length]
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise Refused(f"the body is not JSON: {error}") from error
-    return read(document, contract)
+    return read(document, contract, tail)
 
 
-def read(document: Any, contract: Contract) -> InferRequest:
+def read(document: Any, contract: Contract, tail: binary.Tail | None = None) -> InferRequest:
     """Read a request from its parsed JSON."""
     if type(document) is not dict:
         raise Refused(f"the body should be a JSON object with 'inputs', but is {_shown(document)}")
@@ -57,42 +75,126 @@ def read(document: Any, contract: Contract) -> InferRequest:
         name = entry["name"]
         if name in inputs:
             raise Refused(f"input '{_cut(name)}' came twice")
-        inputs[name] = _tensor(entry, name, contract.input_by_name.get(name))
+        inputs[name] = _tensor(entry, name, contract.input_by_name.get(name), tail)
+    if tail is not None:
+        tail.end()
     wanted = document.get("outputs")
-    return InferRequest(request_id, inputs, _wanted(wanted) if wanted else ())
+    parameters = document.get("parameters")
+    if not wanted and not parameters:  # as most requests
+        return InferRequest(request_id, inputs, ())
+    outputs, forms = _wanted(wanted) if wanted else ((), None)
+    if not parameters:
+        return InferRequest(request_id, inputs, outputs, forms=forms)
+    return InferRequest(request_id, inputs, outputs, forms=forms, **_parameters(parameters))
 
 
 def answer(
-    model: str, request_id: str | None, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]
-) -> bytes:
-    """Write an answer; data is flat and row-major, as the protocol's peers send it."""
-    document: dict[str, Any] = {"model_name": model}
-    if request_id is not None:
-        document["id"] = request_id
-    document["outputs"] = [
-        {
-            "name": spec.name,
-            "datatype": spec.datatype,
-            "shape": value.shape,
-            "data": value.ravel() if value.dtype.kind not in "OU" else value.ravel().tolist(),
-        }
-        for spec, value in zip(specs, values, strict=True)
-    ]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    model: str,
+    version: str,
+    request: InferRequest,
+    specs: Sequence[TensorSpec],
+    values: Sequence[np.ndarray],
+) -> tuple[bytes | list[bytes | memoryview], int | None]:
+    """Write an answer and tell how long its JSON is where binary tensors follow it.
+
+    Data is flat and row-major, as the protocol's peers send it.
+    """
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request.id is not None:
+        document["id"] = request.id
+    outputs = list[dict[str, Any]]()
+    raw = list[bytes | memoryview]()
+    for spec, value in zip(specs, values, strict=True):
+        output: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": value.shape}
+        wants_binary = request.binary
+        if request.forms is not None:
+            wants_binary = request.forms.get(spec.name, wants_binary)
+        if wants_binary:
+            part = binary.raw(DATATYPES[spec.datatype], value)
+            raw.append(part)
+            output["parameters"] = {"binary_data_size": len(part)}
+        else:
+            output["data"] = _json(spec, value)
+        outputs.append(output)
+    document["outputs"] = outputs
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return ([text, *raw], len(text)) if raw else (text, None)
 
 
-def _wanted(entries: Any) -> tuple[str, ...]:
+def _json(spec: TensorSpec, value: np.ndarray) -> Any:
+    if value.dtype.kind in "OUS":
+        return [
+            item.decode("utf-8", "replace") if isinstance(item, bytes) else item
+            for item in value.ravel().tolist()
+        ]
+    if spec.datatype == "BF16":
+        value = value.astype(np.float32)
+    return value.ravel()
+
+
+def _wanted(entries: Any) -> tuple[tuple[str, ...], dict[str, bool] | None]:
     if type(entries) is not list:
         raise Refused(f"'outputs' should be a list, but is {_shown(entries)}")
     names: dict[str, None] = {}
+    forms: dict[str, bool] | None = None
     for at, entry in enumerate(entries):
         if type(entry) is not dict or type(entry.get("name")) is not str:
             raise Refused(f"outputs[{at}] should be an object with a 'name', but is {_shown(entry)}")
-        names[entry["name"]] = None
-    return tuple(names)
+        name = entry["name"]
+        if name in names:
+            raise Refused(f"output '{_cut(name)}' is asked for twice")
+        names[name] = None
+        parameters = entry.get("parameters")
+        if not parameters:
+            continue
+        if type(parameters) is not dict:
+            raise Refused(f"outputs[{at}].parameters should be an object, but is {_shown(parameters)}")
+        if "classification" in parameters:
+            raise Refused(
+                f"output '{_cut(name)}': the classification extension is not supported; labels are in the metadata",
+                501,
+            )
+        if "shared_memory_region" in parameters:
+            raise Refused(f"output '{_cut(name)}': shared memory is not supported", 501)
+        form = parameters.get("binary_data")
+        if form is not None:
+            if type(form) is not bool:
+                raise Refused(
+                    f"outputs[{at}].parameters.binary_data should be true or false, but is {_shown(form)}"
+                )
+            forms = {**(forms or {}), name: form}
+    return tuple(names), forms
 
 
-def _tensor(entry: dict[str, Any], name: str, spec: TensorSpec | None) -> np.ndarray:
+def _parameters(given: Any) -> dict[str, Any]:
+    if type(given) is not dict:
+        raise Refused(f"'parameters' should be an object, but is {_shown(given)}")
+    for name, value in given.items():
+        if type(value) not in (str, int, float, bool):
+            raise Refused(
+                f"parameter '{_cut(name)}' should be a string, a number, true or false, but is {_shown(value)}"
+            )
+    known: dict[str, Any] = {}
+    form = given.get("binary_data_output")
+    if form is not None:
+        if type(form) is not bool:
+            raise Refused(f"parameter 'binary_data_output' should be true or false, but is {_shown(form)}")
+        known["binary"] = form
+    timeout = given.get("timeout")
+    if timeout is not None:
+        if type(timeout) is not int or timeout < 0:
+            raise Refused(f"parameter 'timeout' should be a number of microseconds, but is {_shown(timeout)}")
+        known["timeout_us"] = timeout
+    rest = {name: value for name, value in given.items() if name not in _OWN}
+    if rest:
+        known["parameters"] = rest
+        known["sharing"] = orjson.dumps(rest, option=orjson.OPT_SORT_KEYS)
+    return known
+
+
+def _tensor(
+    entry: dict[str, Any], name: str, spec: TensorSpec | None, tail: binary.Tail | None
+) -> np.ndarray:
     datatype = DATATYPES.get(entry["datatype"]) if type(entry.get("datatype")) is str else None
     if datatype is None:
         raise Refused(
@@ -108,6 +210,10 @@ def _tensor(entry: dict[str, Any], name: str, spec: TensorSpec | None) -> np.nda
     if size == 0:
         raise Refused(f"input '{_cut(name)}': shape {_shown(shape)} holds no element; send at least one row")
     data = entry.get("data")
+    if tail is not None or data is None:
+        parameters = entry.get("parameters")
+        if parameters and type(parameters) is dict and data is None:
+            return _binary(name, datatype, shape, parameters, tail)
     if type(data) is not list:
         raise Refused(
             f"input '{_cut(name)}': 'data' should be a list of {datatype.json_words}, but is {_shown(data)}"
@@ -121,6 +227,25 @@ def _tensor(entry: dict[str, Any], name: str, spec: TensorSpec | None) -> np.nda
     raise Refused(
         f"input '{_cut(name)}': data holds {came}, but shape {_shown(shape)} needs {_cut(str(size))}"
     )
+
+
+def _binary(
+    name: str, datatype: Datatype, shape: list[int], parameters: dict[str, Any], tail: binary.Tail | None
+) -> np.ndarray:
+    if "shared_memory_region" in parameters:
+        raise Refused(f"input '{_cut(name)}': shared memory is not supported; send data", 501)
+    length = parameters.get("binary_data_size")
+    if type(length) is not int or length < 0:
+        raise Refused(
+            f"input '{_cut(name)}': has no 'data', and its binary_data_size should be a number of bytes, but is "
+            f"{_shown(length)}"
+        )
+    if tail is None:
+        raise Refused(
+            f"input '{_cut(name)}': binary_data_size needs the header Inference-Header-Content-Length, the length "
+            "of the JSON before the binary data"
+        )
+    return binary.tensor(_cut(name), datatype, shape, tail.take(_cut(name), length))
 
 
 def _are_sizes(shape: list[Any]) -> bool:
@@ -139,7 +264,7 @@ def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np
     except (ValueError, OverflowError) as error:
         raise Refused(f"input '{_cut(name)}': data is a list of uneven or too deep lists") from error
     kind = array.dtype.kind
-    if kind == "O" and nulls and datatype.dtype.kind == "f":
+    if kind == "O" and nulls and datatype.largest is not None:
         array = _with_nulls(name, array)
         kind = "f"
     if kind == "f" and datatype.name == "UINT64":
@@ -150,7 +275,7 @@ def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np
             f"input '{_cut(name)}': {datatype.name} takes {datatype.json_words}, "
             f"but data holds {_KIND_WORDS.get(kind, 'something else')}"
         )
-    if datatype.dtype.kind == "f":
+    if datatype.largest is not None:
         if array.dtype == datatype.dtype:
             return array
         try:

@@ -1,43 +1,50 @@
-"""Everything but inference: health, metadata, OpenAPI and /docs, by FastAPI."""
+"""Everything but inference: health, metadata, the repository, OpenAPI and /docs, by FastAPI."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from pilotage_runtime import __version__
-from pilotage_runtime.engine import Engine
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.repository import Repository, State
+from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import infer_operation
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 
-def build(engine: Engine, platform: str, lifecycle: Lifecycle, on_stop: Callable[[], None]) -> FastAPI:
+def build(repository: Repository, lifecycle: Lifecycle) -> FastAPI:
     """Wire the paths that FastAPI serves."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
-        on_stop()
+        repository.close()
 
     app = FastAPI(
-        title=f"Pilotage: {engine.name}",
+        title="Pilotage",
         description="Open Inference Protocol V2",
         version=__version__,
         lifespan=lifespan,
     )
     _errors(app)
-    _health(app, engine.name, lifecycle)
-    _metadata(app, engine, platform)
+    _health(app, repository, lifecycle)
+    _metadata(app, repository)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generated()
-        schema["paths"][f"/v2/models/{engine.name}/infer"] = infer_operation(engine.name, engine.contract)
+        for model in repository.names():
+            version = repository.default(model)
+            if version is not None and version.engine is not None:
+                path = f"/v2/models/{model}/infer"
+                schema["paths"][path] = infer_operation(model, version.engine.contract)
         return schema
 
     app.openapi = openapi
@@ -47,19 +54,36 @@ def build(engine: Engine, platform: str, lifecycle: Lifecycle, on_stop: Callable
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def answer(request: Request, error: HTTPException) -> JSONResponse:
-        allowed = (error.headers or {}).get("Allow")
+        headers = dict(error.headers or {})
+        status = error.status_code
+        path = request.url.path
+        if status == 404 and InferHandler.serves(path) and request.method != "POST":
+            status, headers["Allow"] = 405, "POST"
         message = {
-            404: f"{request.url.path[:200]} is not served here; /docs lists what is",
-            405: f"{request.method} is not allowed on {request.url.path[:200]}; allowed: {allowed}",
-        }.get(error.status_code, str(error.detail))
-        return JSONResponse({"error": message}, error.status_code, error.headers)
+            404: f"{path[:200]} is not served here; /docs lists what is",
+            405: f"{request.method} is not allowed on {path[:200]}; allowed: {headers.get('Allow')}",
+        }.get(status, str(error.detail))
+        return JSONResponse({"error": message}, status, headers)
+
+    @app.exception_handler(Refused)
+    async def refuse(_: Request, error: Refused) -> JSONResponse:
+        headers = {name.decode(): value.decode() for name, value in error.headers}
+        return JSONResponse({"error": error.message}, error.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
 
 
-def _health(app: FastAPI, name: str, lifecycle: Lifecycle) -> None:
+def _health(app: FastAPI, repository: Repository, lifecycle: Lifecycle) -> None:
     def readiness(body: dict[str, Any]) -> JSONResponse:
-        if lifecycle.ready:
-            return JSONResponse(body)
-        return JSONResponse({**body, "ready": False, "error": "draining: this server is about to stop"}, 503)
+        if not lifecycle.ready:
+            return JSONResponse(
+                {**body, "ready": False, "error": "draining: this server is about to stop"}, 503
+            )
+        return JSONResponse(body)
 
     @app.get("/v2/health/live", tags=["health"])
     async def live() -> JSONResponse:
@@ -69,30 +93,63 @@ def _health(app: FastAPI, name: str, lifecycle: Lifecycle) -> None:
     @app.get("/v2/health/ready", tags=["health"])
     async def ready() -> JSONResponse:
         """Tell whether traffic should come: loaded, warmed up, one real inference done, not draining."""
+        if not repository.ready():
+            return JSONResponse({"ready": False, "error": "no model is ready"}, 503)
         return readiness({"ready": True})
 
-    @app.get(f"/v2/models/{name}/ready", tags=["health"])
-    async def model_ready() -> JSONResponse:
-        """Tell whether the model is ready."""
-        return readiness({"name": name, "ready": True})
+    @app.get("/v2/models/{model}/ready", tags=["health"])
+    async def model_ready(model: str) -> JSONResponse:
+        """Tell whether a model has a version that is ready."""
+        repository.engine(model)
+        return readiness({"name": model, "ready": True})
+
+    @app.get("/v2/models/{model}/versions/{version}/ready", tags=["health"])
+    async def version_ready(model: str, version: str) -> JSONResponse:
+        """Tell whether a version is ready."""
+        repository.engine(model, version)
+        return readiness({"name": model, "version": version, "ready": True})
 
 
-def _metadata(app: FastAPI, engine: Engine, platform: str) -> None:
-    @app.get("/v2", tags=["metadata"])
-    async def server_metadata() -> JSONResponse:
-        """Name the server."""
-        return JSONResponse({"name": "pilotage", "version": __version__, "extensions": []})
-
-    @app.get(f"/v2/models/{engine.name}", tags=["metadata"])
-    async def model_metadata() -> JSONResponse:
-        """Tell what the model takes and gives; -1 is any size."""
+def _metadata(app: FastAPI, repository: Repository) -> None:
+    def metadata(model: str, version: str | None = None) -> JSONResponse:
+        engine = repository.engine(model, version)
         contract = engine.contract
+        ready = [one.location.version for one in repository.versions(model) if one.state is State.READY]
         body: dict[str, Any] = {
-            "name": engine.name,
-            "platform": platform,
+            "name": model,
+            "versions": ready,
+            "platform": engine.platform,
             "inputs": [spec.metadata() for spec in contract.inputs],
             "outputs": [spec.metadata() for spec in contract.outputs],
         }
+        parameters: dict[str, Any] = {"version": engine.version, "batching": engine.unbatched or "on"}
         if contract.feature_names:
-            body["parameters"] = {"feature_names": list(contract.feature_names)}
+            parameters["feature_names"] = list(contract.feature_names)
+        body["parameters"] = parameters
         return JSONResponse(body)
+
+    @app.get("/v2", tags=["metadata"])
+    async def server_metadata() -> JSONResponse:
+        """Name the server and the extensions of the protocol that it speaks."""
+        return JSONResponse({"name": "pilotage", "version": __version__, "extensions": list(EXTENSIONS)})
+
+    @app.get("/v2/models/{model}", tags=["metadata"])
+    async def model_metadata(model: str) -> JSONResponse:
+        """Tell what a model takes and gives; -1 is any size."""
+        return metadata(model)
+
+    @app.get("/v2/models/{model}/versions/{version}", tags=["metadata"])
+    async def version_metadata(model: str, version: str) -> JSONResponse:
+        """Tell what a version takes and gives."""
+        return metadata(model, version)
+
+    @app.post("/v2/repository/index", tags=["repository"])
+    async def index() -> JSONResponse:
+        """List all versions of all models, those that are not ready with the reason."""
+        return JSONResponse(
+            [
+                {"name": model, "version": one.location.version, "state": one.state, "reason": one.reason}
+                for model in repository.names()
+                for one in repository.versions(model)
+            ]
+        )

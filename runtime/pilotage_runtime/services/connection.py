@@ -1,30 +1,48 @@
-"""uvicorn's HTTP connection with limits on a request's head, and errors in the shape of all others."""
+"""uvicorn's HTTP connection with limits on time and size, and a way of its own for inference.
+
+An inference goes from the parser to its handler and back without an ASGI scope, a task or a message: at the
+size of a small model these cost more than everything else. Whatever is no inference takes uvicorn's way.
+"""
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from pilotage_runtime.services.exchange import error_body
+from pilotage_runtime.services.asgi import error_body
+from pilotage_runtime.services.call import Call
+from pilotage_runtime.services.exchange import Answer, refusal
+from pilotage_runtime.services.infer import InferHandler
+from pilotage_runtime.services.lifecycle import Lifecycle
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 # A head comes in one or two packets; one that trickles in holds a connection and nothing else.
 HEAD_SECONDS = 30
+# A body may take long to come, but not stand still for longer than this.
+BODY_IDLE_SECONDS = 30
+_ONE_WRITE = 64 * 1024  # larger bodies are not copied behind their head
 
 
 class Connection(HttpToolsProtocol):
     """One connection; a head that grows past the limits is answered 431 and closed."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, inference: InferHandler, lifecycle: Lifecycle, **options: Any) -> None:
+        super().__init__(**options)
+        self._inference = inference
+        self._lifecycle = lifecycle
         self._in_head = False
         self._head_bytes = 0
-        self._chunk_bytes = 0
+        self._data_bytes = 0
+        self._chunk_bytes = 0  # what of the last chunk no head has been charged for
         self._head_too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._body_since = 0.0
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._held = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -34,50 +52,145 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        for timer in (self._idle_timer, self._body_timer):
+            if timer is not None:
+                timer.cancel()
+        self._idle_timer = self._body_timer = None
+        pending: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        self.pipeline.clear()
+        for call in dict.fromkeys(pending):
+            if type(call) is Call and not call.response_complete:
+                call.gone()
+        if type(self.cycle) is Call:
+            self.cycle: Any = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._chunk_bytes = len(data)
+        self._chunk_bytes = self._data_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._head_too_large = True
-            self.send_400_response("")
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        if self._in_head:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._head_too_large = True
+                self.send_400_response("")
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self._body_unfinished():
+            self._body_since = self.loop.time()
+            if self._body_timer is None:
+                self._watch_body()
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        self._head_bytes = self._chunk_bytes
-        super().on_message_begin()
+        # Of a head that begins behind other requests in one chunk, what follows the chunk is counted.
+        self._head_bytes, self._chunk_bytes = self._chunk_bytes, 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > MAX_HEADERS or (
-            self._head_bytes > MAX_HEAD_BYTES
-            and sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES
+        headers = self.headers
+        if len(headers) > MAX_HEADERS or (
+            self._head_bytes + self._data_bytes > MAX_HEAD_BYTES
+            and sum(len(name) + len(value) for name, value in headers) + len(self.url) > MAX_HEAD_BYTES
         ):
             self._head_too_large = True
             raise ValueError("head too large")  # the parser turns it into send_400_response
         self._in_head = False
         self._end_head_timer()
-        super().on_headers_complete()
+        parser: Any = self.parser  # None only once the connection is lost, after which nothing is parsed
+        path = self._inference_path() if parser.get_method() == b"POST" else None
+        if path is None:
+            url, expects = self.url, self.expect_100_continue
+            super().on_message_begin()  # makes the scope, which an inference does without
+            self.url, self.headers, self.expect_100_continue = url, headers, expects
+            self.scope["headers"] = headers
+            super().on_headers_complete()
+            return
+        before: Any = self.cycle
+        call = self.cycle = Call(
+            self,
+            self._inference,
+            path,
+            headers,
+            keep_alive=parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
+        if before is None or (before.response_complete and not self.pipeline):
+            call.take_turn()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((call, self.app))  # pyright: ignore[reportArgumentType]
+
+    def on_body(self, body: bytes) -> None:
+        call: Any = self.cycle
+        if type(call) is Call:
+            call.add(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        call: Any = self.cycle
+        if type(call) is Call:
+            call.whole()
+        else:
+            super().on_message_complete()
+
+    def send(self, call: Call, answer: Answer) -> None:
+        """Write an answer, and go on to the next request."""
+        body = answer.body
+        parts: list[bytes | memoryview] = [body] if isinstance(body, bytes) else [*body]
+        size = len(body) if isinstance(body, bytes) else sum(memoryview(part).nbytes for part in body)
+        head = [STATUS_LINE[answer.status]]
+        for name, value in (*self.server_state.default_headers, *answer.headers):
+            head += (name, b": ", value, b"\r\n")
+        # A body left unread would be taken for the next request.
+        closing = not call.keep_alive or not call.complete or self._lifecycle.draining
+        head.append(
+            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+            % (
+                answer.content_type,
+                size,
+                call.request_id.encode("ascii"),
+                b"connection: close\r\n" if closing else b"",
+            )
+        )
+        if size <= _ONE_WRITE:
+            self.transport.write(b"".join([*head, *parts]))
+        else:
+            self.transport.writelines([b"".join(head), *parts])
+        call.response_complete = True
+        if closing:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         # As uvicorn does, but it sets and cancels a timer a request; here one runs on, and looks at the clock.
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self.flow.write_paused:
+            # Who does not take its answers may ask nothing more.
+            self._held = True
+            self.flow.pause_reading()
         else:
-            self._idle_since = self.loop.time()
+            self._next()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._held:
+            self._held = False
+            self._next()
+
+    def shutdown(self) -> None:
+        cycle: Any = self.cycle
+        if cycle is None or (cycle.response_complete and not self.pipeline):
+            self.transport.close()
+        else:
+            cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         del msg
@@ -91,6 +204,60 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+    def _inference_path(self) -> str | None:
+        """Give the path of an inference; None for whatever else is asked."""
+        if b"/infer" not in self.url:
+            return None
+        # Without query; a proxy's absolute form is not taken apart, and is no path of ours.
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        if "%" in path:
+            path = unquote(path)
+        return path if self._inference.serves(path) else None
+
+    def _next(self) -> None:
+        """Go on to the request that waits behind the one just answered."""
+        self.flow.resume_reading()
+        if self.pipeline:
+            # Not at once: many refusals in a row would pile their frames upon each other.
+            self.loop.call_soon(self._start_next)
+        else:
+            self._idle_since = self.loop.time()
+
+    def _start_next(self) -> None:
+        if not self.pipeline or self.transport.is_closing():
+            return
+        cycle: Any
+        cycle, app = self.pipeline.pop()
+        if type(cycle) is Call:
+            cycle.take_turn()
+        else:
+            self._start_asgi_task(cycle, app)
+
+    def _body_unfinished(self) -> bool:
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return not cycle.complete if type(cycle) is Call else cycle.more_body
+
+    def _watch_body(self) -> None:
+        """Look at the clock while a body comes: it may not stand still, nor outlast its caller's patience."""
+        self._body_timer = None
+        if not self._body_unfinished() or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        until = self._body_since + BODY_IDLE_SECONDS
+        call: Any = self.cycle
+        sentence = f"nothing of the body came for {BODY_IDLE_SECONDS} s"
+        if type(call) is Call and call.deadline is not None and call.deadline < until:
+            until = call.deadline
+            sentence = f"the request was not whole within {call.allowance} ms"
+        if now < until:
+            self._body_timer = self.loop.call_at(until, self._watch_body)
+        elif type(call) is Call and call.early is None:
+            call.answer(refusal(408, sentence))
+        else:
+            self.transport.close()
 
     def _close_if_idle(self) -> None:
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's types say

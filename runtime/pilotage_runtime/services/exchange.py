@@ -1,80 +1,67 @@
-"""One request on its way through the server."""
+"""What every request brings in its head, whichever path it takes through the server."""
 
 import asyncio
 import itertools
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import orjson
+from pilotage_runtime.services.asgi import JSON, Header, error_body
 
-from pilotage_runtime.errors import Refused
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-JSON = b"application/json"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:=+/-]{1,128}\Z")
 _DIGITS = re.compile(rb"[0-9]{1,9}\Z")
 _ids = itertools.count()
 _id_prefix = os.urandom(9).hex()  # workers are spawned: each has its own
 
 
-class ClientGoneError(Exception):
-    """The caller left before its request was whole: there is nobody to answer."""
-
-
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer; the body may come in parts, which are sent one after the other."""
 
     status: int
-    body: bytes
+    body: bytes | list[bytes | memoryview]
     error: str | None = None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
+    content_type: bytes = JSON
 
 
-def error_body(message: str) -> bytes:
-    """Write an error in the one shape that every path uses."""
-    return orjson.dumps({"error": message})
-
-
-def refusal(status: int, message: str, *headers: tuple[bytes, bytes]) -> Answer:
+def refusal(status: int, message: str, *headers: Header) -> Answer:
     """Answer an error."""
     return Answer(status, error_body(message), message, headers)
 
 
 class Exchange:
-    """What the outermost layer knows of a request."""
+    """What the head of a request says."""
 
     __slots__ = (
-        "allowance", "body_complete", "content_length", "content_type", "deadline", "method", "path", "pinned",
-        "receive", "request_id", "started",
+        "allowance", "content_encoding", "content_length", "content_type", "deadline", "json_length", "method", "path",
+        "pinned", "request_id", "started",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, method: str, path: str, headers: Iterable[Header]) -> None:
         self.started = time.perf_counter()
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.receive = receive
-        self.body_complete = False
+        self.method = method
+        self.path = path
         self.content_length: bytes | None = None
         self.content_type: bytes | None = None
+        self.content_encoding: bytes | None = None
+        self.json_length: bytes | None = None  # of the JSON before binary tensors
         self.deadline: float | None = None
-        self.allowance = 0
+        self.allowance = 0  # milliseconds that the caller waits
         self.pinned = False
         given: bytes | None = None
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"content-length":
                 self.content_length = value
             elif name == b"content-type":
                 self.content_type = value
             elif name == b"x-request-id":
                 given = value
+            elif name == b"inference-header-content-length":
+                self.json_length = value
+            elif name == b"content-encoding":
+                self.content_encoding = value
             elif name == b"x-envoy-expected-rq-timeout-ms" and _DIGITS.match(value):
                 # 0 is Envoy's word for no time-out.
                 self.allowance = int(value)
@@ -87,28 +74,3 @@ class Exchange:
             if given is not None and _SANE_ID.match(given)
             else f"{_id_prefix}{next(_ids):014x}"
         )
-
-    async def body(self, limit: int) -> bytes:
-        """Read the body; refuse with 413 as soon as it is known to be larger than the limit."""
-        if self.content_length is not None and int(self.content_length) > limit:
-            raise Refused(
-                f"the body has {self.content_length.decode()} bytes; at most {limit} are taken", 413
-            )
-        message = await self.receive()
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        body: bytes = message["body"]
-        if not message["more_body"] and len(body) <= limit:
-            self.body_complete = True
-            return body
-        parts, size = [body], len(body)
-        while message["more_body"] and size <= limit:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            parts.append(message["body"])
-            size += len(message["body"])
-        if size > limit:
-            raise Refused(f"the body is larger than {limit} bytes, the most that is taken", 413)
-        self.body_complete = True
-        return b"".join(parts)

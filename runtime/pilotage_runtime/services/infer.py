@@ -1,71 +1,212 @@
 """Inference over REST: a plain handler, for here every microsecond is paid by every request."""
 
+import asyncio
+import logging
+import time
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from pilotage_runtime.batching import Entry
 from pilotage_runtime.contract import TensorSpec
 from pilotage_runtime.engine import Engine
-from pilotage_runtime.errors import ModelFailedError, Refused
+from pilotage_runtime.errors import BusyError, ModelFailedError, Refused, TooLateError
+from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import v2
-from pilotage_runtime.services.exchange import Answer, Exchange, refusal
-from pilotage_runtime.telemetry import Slot
+from pilotage_runtime.repository import Repository
+from pilotage_runtime.services.call import Call
+from pilotage_runtime.services.exchange import Answer, refusal
 
-# Beyond this many at once, waiting only makes every answer late.
-MAX_IN_FLIGHT = 512
+_CLIENT_CLOSED = 499  # as nginx writes it
+_INTERNAL = "internal error; the log has it under this request's id"
+_WINDOW = {b"gzip": zlib.MAX_WBITS | 16, b"deflate": zlib.MAX_WBITS}
+
+logger = logging.getLogger(__name__)
 
 
 class InferHandler:
-    """POST /v2/models/M/infer."""
+    """POST /v2/models/M[/versions/V]/infer."""
 
-    def __init__(self, engine: Engine, slot: Slot, max_body_bytes: int) -> None:
-        self._engine = engine
-        self._slot = slot
+    def __init__(
+        self, repository: Repository, access_log: AccessLog, max_body_bytes: int, max_buffered_bytes: int
+    ) -> None:
+        self._repository = repository
+        self._access_log = access_log
         self._max_body_bytes = max_body_bytes
-        self.path = f"/v2/models/{engine.name}/infer"
-        probability = engine.contract.probability
-        self._probability = probability.name if probability else None
+        self._max_buffered_bytes = max(max_buffered_bytes, max_body_bytes)
+        self._buffered = 0
 
-    async def __call__(self, exchange: Exchange) -> Answer:
-        """Answer one request; a caller's fault is 4xx, everything of the model's is 5xx."""
-        if exchange.path != self.path:
-            return refusal(404, f"{exchange.path[:200]} is not served here; this server answers {self.path}")
-        if exchange.method != "POST":
-            return refusal(
-                405,
-                f"{exchange.method} is not allowed on {self.path}; send POST with a JSON body",
-                (b"allow", b"POST"),
-            )
-        if self._slot.in_flight > MAX_IN_FLIGHT:
-            return refusal(503, f"busy: {MAX_IN_FLIGHT} requests are being served", (b"retry-after", b"1"))
-        kind = exchange.content_type
-        if kind is not None and b"json" not in kind.lower():
-            return refusal(
-                415, f"content type {kind[:100].decode('latin-1')} came, application/json is expected"
-            )
-        engine = self._engine
-        try:
-            request = v2.parse(await exchange.body(self._max_body_bytes), engine.contract)
-            engine.check(request.inputs, request.outputs)
-            rows = engine.rows(request.inputs)
-            if engine.is_short(rows):
-                specs, values = engine.run(request.inputs, request.outputs, rows)
-            else:
-                specs, values = await engine.run_in_thread(request.inputs, request.outputs, rows)
-        except Refused as refused:
-            return refusal(refused.status, refused.message)
-        except ModelFailedError as failed:
-            return refusal(500, str(failed))
-        if not exchange.pinned:
-            self._slot.predicted(rows, self._confidences(specs, values))
-        return Answer(200, v2.answer(engine.name, request.id, specs, values))
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Tell an inference by its path, whether or not there is such a model."""
+        return path.endswith("/infer")
 
-    def _confidences(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> list[float]:
-        for spec, value in zip(specs, values, strict=True):
-            if spec.name == self._probability and value.ndim == 2:
-                if value.shape[1] == 1:  # the positive class alone
-                    return np.maximum(value, 1 - value).ravel().tolist()
-                return (
-                    [max(row) for row in value.tolist()] if value.size <= 64 else value.max(axis=1).tolist()
+    def opened(self, call: Call) -> None:
+        """Look at a head: whose request it is, and whether its body may come at all."""
+        engine = call.engine = self._repository.routes.get(call.path)
+        call.slot = engine.slot if engine is not None else self._repository.unknown
+        call.slot.enter()
+        if call.content_length is not None and int(call.content_length) > self._max_body_bytes:
+            length = call.content_length.decode()
+            call.answer(
+                refusal(413, f"the body has {length} bytes; at most {self._max_body_bytes} are taken")
+            )
+
+    def grown(self, call: Call, size: int) -> None:
+        """A body has grown: it, and all of them together, may only grow so far."""
+        self._buffered += size
+        if call.size > self._max_body_bytes:
+            call.answer(
+                refusal(413, f"the body is larger than {self._max_body_bytes} bytes, the most that is taken")
+            )
+        elif self._buffered > self._max_buffered_bytes:
+            call.answer(
+                refusal(
+                    429,
+                    f"busy: the bodies of unanswered requests have {self._buffered} bytes in all",
+                    (b"retry-after", b"1"),
                 )
-        return []
+            )
+
+    def begin(self, call: Call) -> None:
+        """Answer a whole request, now or when the model has; a caller's fault is 4xx, the model's is 5xx."""
+        engine = call.engine
+        if engine is None:
+            refused = self._repository.not_served(call.path)
+            call.answer(refusal(refused.status, refused.message))
+            return
+        try:
+            body = call.body[0] if len(call.body) == 1 else b"".join(call.body)
+            if call.content_encoding is not None:
+                body = self._unpacked(body, call.content_encoding)
+            request = v2.parse(body, engine.contract, _json_length(call))
+            engine.check(request.inputs, request.outputs)
+            deadline = call.deadline
+            if request.timeout_us:
+                own = asyncio.get_running_loop().time() + request.timeout_us / 1e6
+                deadline = own if deadline is None else min(own, deadline)
+            entry = _Inference(call, engine, request, deadline)
+            entry.unseen = call.pinned
+            call.entry = entry
+            engine.submit(entry)
+        except Refused as refused:
+            call.answer(refusal(refused.status, refused.message, *refused.headers))
+        except Exception:
+            logger.exception("unexpected failure", extra={"request_id": call.request_id})
+            call.answer(refusal(500, _INTERNAL))
+
+    def ended(self, call: Call, answer: Answer) -> None:
+        """Count and log an answer: when it is known, before a slow reader takes it."""
+        seconds = time.perf_counter() - call.started
+        self._buffered -= call.size
+        if call.pinned:
+            call.slot.leave_pinned()
+        else:
+            call.slot.leave(answer.status, seconds)
+        self._access_log.write(call.request_id, "POST", call.path, answer.status, seconds, error=answer.error)
+
+    def abandoned(self, call: Call) -> None:
+        """Count and log a request whose caller left; one that was never whole is nobody's failure."""
+        seconds = time.perf_counter() - call.started
+        self._buffered -= call.size
+        if call.begun and not call.pinned:
+            call.slot.leave(_CLIENT_CLOSED, seconds)
+        else:
+            call.slot.abandon()
+        when = "before it was answered" if call.begun else "before its request was whole"
+        self._access_log.write(
+            call.request_id, "POST", call.path, _CLIENT_CLOSED, seconds, error=f"the caller left {when}"
+        )
+
+    def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
+        window = _WINDOW.get(encoding.strip().lower())
+        if window is None:
+            shown = encoding[:60].decode("latin-1")
+            raise Refused(f"content encoding {shown} came; gzip, deflate and none are taken", 415)
+        unpacker = zlib.decompressobj(window)
+        try:
+            unpacked = unpacker.decompress(body, self._max_body_bytes)
+        except zlib.error as error:
+            raise Refused(f"the body is not {encoding.decode('latin-1')}: {error}") from error
+        if unpacker.unconsumed_tail:
+            raise Refused(
+                f"the body unpacks to more than {self._max_body_bytes} bytes, the most that is taken", 413
+            )
+        if not unpacker.eof:
+            raise Refused(f"the body breaks off in the middle of its {encoding.decode('latin-1')}")
+        return unpacked
+
+
+class _Inference(Entry):
+    """A request in the engine's queue, and how its outcome is told over REST."""
+
+    __slots__ = ("call", "engine", "request")
+
+    def __init__(self, call: Call, engine: Engine, request: v2.InferRequest, deadline: float | None) -> None:
+        super().__init__(
+            request.inputs,
+            request.outputs,
+            engine.rows(request.inputs),
+            engine.key(request.inputs, request.outputs, request.sharing),
+            deadline,
+        )
+        self.call = call
+        self.engine = engine
+        self.request = request
+
+    def succeeded(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
+        """Write the answer."""
+        try:
+            body, json_length = v2.answer(self.engine.name, self.engine.version, self.request, specs, values)
+            answer = (
+                Answer(200, body)
+                if json_length is None
+                else Answer(
+                    200,
+                    body,
+                    None,
+                    ((b"inference-header-content-length", b"%d" % json_length),),
+                    b"application/octet-stream",
+                )
+            )
+        except Exception:
+            logger.exception("unexpected failure", extra={"request_id": self.call.request_id})
+            answer = refusal(500, _INTERNAL)
+        self.call.answer(answer)
+
+    def failed(self, error: Exception) -> None:
+        """Tell whose fault it was."""
+        self.call.answer(refused(error, self.call.allowance, self.request.timeout_us))
+
+
+def refused(error: Exception, allowance: int, timeout_us: int) -> Answer:
+    """Answer what the engine raises."""
+    match error:
+        case TooLateError():
+            waits = min(value for value in (allowance, timeout_us / 1000) if value)
+            return refusal(504, f"no answer within the {waits:.6g} ms that the caller waits")
+        case BusyError():
+            return refusal(429, str(error), (b"retry-after", b"1"))
+        case ModelFailedError():
+            return refusal(500, str(error))
+        case _:
+            logger.error("unexpected failure", exc_info=error)
+            return refusal(500, _INTERNAL)
+
+
+def _json_length(call: Call) -> int | None:
+    """Read how much of the body is JSON; the rest is binary tensors. Refuse a content type that is neither."""
+    kind = call.content_type
+    if call.json_length is None:
+        if kind is not None and b"json" not in kind.lower():
+            raise Refused(
+                f"content type {kind[:100].decode('latin-1')} came, application/json is expected"
+                " (or application/octet-stream with Inference-Header-Content-Length)",
+                415,
+            )
+        return None
+    if not call.json_length.isdigit() or len(call.json_length) > 12:
+        shown = call.json_length[:40].decode("latin-1")
+        raise Refused(f"Inference-Header-Content-Length should be a number of bytes, but is {shown}")
+    return int(call.json_length)

@@ -7,8 +7,8 @@ from collections.abc import Generator
 
 import uvicorn
 
-from pilotage_runtime.services.exchange import JSON, Receive, Scope, Send, error_body
-from pilotage_runtime.services.server import config
+from pilotage_runtime.services.asgi import JSON, Receive, Scope, Send, error_body
+from pilotage_runtime.services.listener import config
 from pilotage_runtime.telemetry import Exposition
 
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"

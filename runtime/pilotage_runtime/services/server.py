@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -10,43 +11,13 @@ from collections.abc import Callable, Generator
 import uvicorn
 
 from pilotage_runtime.log import FLUSH_SECONDS, AccessLog
+from pilotage_runtime.services.asgi import ASGIApp
 from pilotage_runtime.services.connection import Connection
-from pilotage_runtime.services.exchange import ASGIApp
+from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-
-# Longer than Envoy's 60 s, so that Envoy, which knows what it is about to send, closes first.
-KEEP_ALIVE_SECONDS = 90
-# The longest time-out of a route: what is in flight at the end of the drain may take so long.
-FINISH_SECONDS = 300
-BACKLOG = 2048
+from pilotage_runtime.services.listener import config
 
 logger = logging.getLogger(__name__)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind a port; connections are refused until a server with a model accepts them."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    return listener
-
-
-def config(app: ASGIApp) -> uvicorn.Config:
-    """Configure uvicorn; what it logs goes through this process's own JSON logs."""
-    return uvicorn.Config(
-        app,  # pyright: ignore[reportArgumentType] - uvicorn's types spell out every ASGI message
-        loop="uvloop",
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=FINISH_SECONDS,
-        backlog=BACKLOG,
-    )
 
 
 class DrainingServer(uvicorn.Server):
@@ -55,12 +26,14 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
+        inference: InferHandler,
         lifecycle: Lifecycle,
+        *,
         drain_seconds: float,
         access_log: AccessLog,
         on_started: Callable[[], None],
     ) -> None:
-        super().__init__(config(app))
+        super().__init__(config(app, functools.partial(Connection, inference, lifecycle)))
         self._lifecycle = lifecycle
         self._drain_seconds = drain_seconds
         self._access_log = access_log

@@ -1,0 +1,302 @@
+"""Inference over a real connection, with a model that waits for the test's word."""
+
+import asyncio
+import gzip
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilotage_runtime.services import connection
+from tests.runtime.scripted import body, contract, double, serving
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def until(condition: Any) -> None:
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.005)
+
+
+async def test_time_up_is_answered_and_counted_while_the_model_still_runs(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        caller = await world.caller()
+        answer = await caller.infer(1, x_envoy_expected_rq_timeout_ms="30")
+        assert not gate.is_set()
+        assert (answer.status, world.count(504), world.in_flight) == (504, 1, 0)
+        assert answer.error == "no answer within the 30 ms that the caller waits"
+        gate.set()
+
+
+@pytest.mark.parametrize(
+    ("headers", "parameters", "waits"),
+    [({"x_envoy_expected_rq_timeout_ms": "30"}, {"timeout": 10_000_000}, "30 ms"), ({}, {"timeout": 40_000}, "40 ms"),
+     ({"x_envoy_expected_rq_timeout_ms": "10000"}, {"timeout": 25_500}, "25.5 ms")],
+)  # fmt: skip
+async def test_the_smallest_of_the_callers_deadlines_counts(
+    gate: threading.Event, headers: dict[str, str], parameters: dict[str, int], waits: str
+) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        caller = await world.caller()
+        caller.send(body(1, parameters=parameters), **headers)
+        answer = await caller.answer()
+        assert answer.status == 504
+        assert f"within the {waits} that" in answer.error
+        gate.set()
+
+
+async def test_a_request_that_waits_beyond_its_time_never_reaches_the_model(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        first, second = await world.caller(), await world.caller()
+        first.send(body(1))
+        await until(lambda: world.model.runs)
+        assert (await second.infer(2, x_envoy_expected_rq_timeout_ms="30")).status == 504
+        gate.set()
+        assert (await first.answer()).status == 200
+        assert world.model.runs == [[1]]
+        assert (world.count(504), world.count(200), world.in_flight) == (1, 1, 0)
+
+
+async def test_a_caller_that_leaves_takes_its_request_out_of_the_queue(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        first, leaving, third = [await world.caller() for _ in range(3)]
+        first.send(body(1))
+        await until(lambda: world.model.runs)
+        leaving.send(body(2))
+        await until(lambda: world.engine.waiting == 1)
+        leaving.writer.close()
+        await until(lambda: world.engine.waiting == 0)
+        third.send(body(3))
+        await until(lambda: world.engine.waiting == 1)
+        gate.set()
+        assert (await third.answer()).json["outputs"][0]["data"] == [6]
+        assert world.model.runs == [[1], [3]]
+        assert (world.count(499), world.count(200)) == (1, 2)
+
+
+async def test_a_caller_that_leaves_before_its_request_is_whole_is_counted_as_no_answer() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{")
+        await until(lambda: world.in_flight == 1)
+        caller.writer.close()
+        await until(lambda: world.in_flight == 0)
+        assert not any(world.engine.slot.values[: len(connection.STATUS_LINE) and 13])
+
+
+async def test_a_request_that_is_not_whole_in_time_is_the_callers_fault() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(
+            b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n"
+            b"x-envoy-expected-rq-timeout-ms: 30\r\n\r\n{"
+        )
+        answer = await caller.answer()
+        assert (answer.status, world.count(408), world.count(504)) == (408, 1, 0)
+        assert answer.headers["connection"] == "close"
+        assert await caller.reader.read() == b""
+
+
+async def test_a_body_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BODY_IDLE_SECONDS", 0.1)
+    async with serving() as world:
+        caller = await world.caller()
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n"
+        caller.writer.write(head)
+        for _ in range(5):  # slow, but not still
+            await asyncio.sleep(0.05)
+            caller.writer.write(b" ")
+        answer = await caller.answer()
+        assert (answer.status, world.count(408)) == (408, 1)
+        assert answer.error == "nothing of the body came for 0.1 s"
+
+
+async def test_a_body_in_many_pieces_and_in_chunks_is_put_together() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        whole = body(1, 2)
+        caller.writer.write(
+            b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(whole)
+        )
+        for at in range(len(whole)):
+            caller.writer.write(whole[at : at + 1])
+            await asyncio.sleep(0)
+        assert (await caller.answer()).json["outputs"][0]["data"] == [2, 4]
+        chunked = b"".join(b"1\r\n" + whole[at : at + 1] + b"\r\n" for at in range(len(whole))) + b"0\r\n\r\n"
+        caller.send(chunked, transfer_encoding="chunked")
+        assert (await caller.answer()).json["outputs"][0]["data"] == [2, 4]
+
+
+async def test_no_more_of_an_endless_body_is_taken_than_the_cap() -> None:
+    async with serving(max_body_bytes=1000) as world:
+        caller = await world.caller()
+        caller.send(b"400\r\n" + b"x" * 1024 + b"\r\n", transfer_encoding="chunked")
+        answer = await caller.answer()
+        assert (answer.status, world.count(413)) == (413, 1)
+        assert await caller.reader.read() == b""
+
+
+async def test_all_unanswered_bodies_together_may_only_grow_so_far() -> None:
+    async with serving(max_body_bytes=1000, max_buffered_bytes=2500) as world:
+        callers = [await world.caller() for _ in range(3)]
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+        for caller in callers[:2]:
+            caller.writer.write(head + b" " * 900)
+        await until(lambda: world.in_flight == 2)
+        callers[2].writer.write(head + b" " * 900)
+        answer = await callers[2].answer()
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        for caller in callers[:2]:
+            caller.writer.close()
+        await until(lambda: world.in_flight == 0)
+        assert (await (await world.caller()).infer(1)).status == 200
+
+
+async def test_beyond_the_queues_bound_the_answer_is_busy(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait, max_waiting=2) as world:
+        callers = [await world.caller() for _ in range(4)]
+        callers[0].send(body(1))
+        await until(lambda: world.model.runs)
+        for caller in callers[1:3]:
+            caller.send(body(1))
+        await until(lambda: world.engine.waiting == 2)
+        answer = await callers[3].infer(1)
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert answer.error == "busy: 2 requests wait already"
+        gate.set()
+        assert [(await caller.answer()).status for caller in callers[:3]] == [200, 200, 200]
+        assert world.count(429) == 1
+
+
+async def test_requests_in_one_go_are_answered_in_their_order() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        for value in range(20):
+            caller.send(body(value))
+            if value % 5 == 0:
+                caller.send(b"{", path="/v2/models/m/infer")
+                caller.writer.write(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        seen = []
+        for _ in range(28):
+            answer = await caller.answer()
+            seen.append(answer.json["outputs"][0]["data"][0] if answer.status == 200 and b"outputs" in answer.body
+                        else answer.status)  # fmt: skip
+        expected: list[int] = []
+        for value in range(20):
+            expected.append(value * 2)
+            if value % 5 == 0:
+                expected += [400, 200]
+        assert seen == expected
+
+
+async def test_many_refusals_in_one_go_do_not_pile_up() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        for _ in range(3000):
+            caller.send(b"{")
+        answers = [await caller.answer() for _ in range(3000)]
+        assert {answer.status for answer in answers} == {400}
+
+
+async def test_who_takes_no_answers_may_ask_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(max_body_bytes=200_000) as world:
+        caller = await world.caller()
+        caller.writer.transport.pause_reading()  # pyright: ignore[reportAttributeAccessIssue]
+        large = body(*range(10_000))
+        sent = 0
+        for _ in range(400):
+            caller.send(large)
+            sent += 1
+        await asyncio.sleep(0.5)
+        answered = world.count(200)
+        assert answered < sent
+        await asyncio.sleep(0.3)
+        assert world.count(200) == answered
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_packed_body_is_unpacked_as_far_as_the_cap(encoding: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    async with serving(max_body_bytes=1000) as world:
+        caller = await world.caller()
+        caller.send(pack(body(4)), content_encoding=encoding)
+        assert (await caller.answer()).json["outputs"][0]["data"] == [8]
+        caller.send(pack(b" " * 100_000), content_encoding=encoding)
+        bomb = await caller.answer()
+        assert bomb.status == 413
+        assert "unpacks to more than 1000 bytes" in bomb.error
+        caller.send(pack(body(4))[:-5], content_encoding=encoding)
+        assert (await caller.answer()).status == 400
+        caller.send(body(4), content_encoding=encoding)
+        assert (await caller.answer()).status == 400
+        caller.send(body(4), content_encoding="br")
+        unknown = await caller.answer()
+        assert (unknown.status, unknown.error) == (
+            415, "content encoding br came; gzip, deflate and none are taken",
+        )  # fmt: skip
+
+
+async def test_a_caller_that_asks_first_whether_to_send_is_told() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        whole = body(1)
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+        caller.writer.write(head % len(whole))
+        assert await caller.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        caller.writer.write(whole)
+        assert (await caller.answer()).status == 200
+        caller.writer.write(head % 100_000)
+        assert (await caller.answer()).status == 413
+
+
+async def test_a_defect_of_our_own_is_500_without_its_text() -> None:
+    def bad_answer(inputs: Any, outputs: Any) -> list[Any]:
+        return [np.array([1], np.float32), "more than asked for"]
+
+    async with serving(bad_answer) as world:
+        answer = await (await world.caller()).infer(1)
+        assert (answer.status, world.count(500), world.in_flight) == (500, 1, 0)
+
+    async with serving(described=contract(datatype="BYTES")) as world:
+        world.repository.not_served = None  # pyright: ignore[reportAttributeAccessIssue]
+        world.engine.check = None  # pyright: ignore[reportAttributeAccessIssue]
+        answer = await (await world.caller()).infer(1)
+        assert answer.error == "internal error; the log has it under this request's id"
+        assert (answer.status, world.count(500), world.in_flight) == (500, 1, 0)
+
+
+async def test_while_draining_each_answer_says_to_close(gate: threading.Event) -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        assert "connection" not in (await caller.infer(1)).headers
+        world.lifecycle.draining = True
+        assert (await caller.infer(1)).headers["connection"] == "close"
+        assert await caller.reader.read() == b""
