@@ -15,6 +15,7 @@ from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services import admin
+from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
@@ -48,7 +49,6 @@ def load(location: Location, settings: ServeSettings, slot: Slot) -> Engine:
     # The first answer has shown what the file does not state: the classes of a ZipMap.
     engine.refine(contracts.refine(model.contract(), folder))
     seconds = time.perf_counter() - started
-    slot.start(seconds)
     logger.info(
         "model ready",
         extra={
@@ -70,13 +70,15 @@ def settle() -> None:
     gc.freeze()
 
 
-def server(settings: ServeSettings, repository: Repository, on_started: Callable[[], None]) -> DrainingServer:
+def server(
+    settings: ServeSettings, repository: Repository, control: Control, on_started: Callable[[], None]
+) -> DrainingServer:
     """Put the layers on top of each other."""
     lifecycle = Lifecycle()
     access_log = AccessLog()
     share = (memory.limit() or memory.total()) / settings.workers
     infer = InferHandler(repository, access_log, settings.max_body_bytes, int(share * _BUFFERED_SHARE))
-    rest = admin.build(repository, lifecycle)
+    rest = admin.build(repository, lifecycle, control if settings.repository_control else None)
     edge = Edge(rest, lifecycle, access_log)
     return DrainingServer(
         edge,

@@ -93,6 +93,7 @@ class Batcher:
         self, runner: Runner, *, concurrency: int, max_rows: int, max_entries: int, delay_seconds: float = 0
     ) -> None:
         self._runner = runner
+        self._concurrency = concurrency
         self._free = concurrency  # runs that may begin
         self._max_rows = max_rows
         self._max_entries = max_entries
@@ -108,6 +109,11 @@ class Batcher:
     def waiting(self) -> int:
         """How many entries wait for a run."""
         return len(self._queue)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._queue) or self._free < self._concurrency
 
     def submit(self, entry: Entry) -> None:
         """Queue an entry, or fail it at once where the queue is full."""

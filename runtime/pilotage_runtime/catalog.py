@@ -40,11 +40,6 @@ def discover(root: Path, name: str) -> list[Location]:
     return versions or [location for path in entries for location in find(root, path.name)]
 
 
-def numbered(locations: list[Location]) -> dict[int, Location]:
-    """Give each version its number: that of its slot in every worker's sheet. 0 is for requests to no model."""
-    return dict(enumerate(locations, 1))
-
-
 def find(root: Path, model: str) -> list[Location]:
     """List the versions of one model of a repository; none where it has no such model."""
     if not _NAME.match(model):

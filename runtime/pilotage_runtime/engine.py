@@ -49,6 +49,7 @@ class Engine:
         self.contract = contract
         self.slot = slot
         self.limits = limits
+        self.used_at = time.perf_counter()
         # Whether requests may share a run is proven by the warm-up; until then, why not.
         self.unbatched: str | None = "not proven yet"
         self._model = model
@@ -197,6 +198,11 @@ class Engine:
         """Wait for the runs under way, then free the model."""
         self._batcher.close()
         self._model.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody is owed an answer."""
+        return self._batcher.busy
 
     @property
     def waiting(self) -> int:

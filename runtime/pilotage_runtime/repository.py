@@ -1,14 +1,14 @@
 """The models of one process, by name and version, and what state each is in."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
-from pilotage_runtime.telemetry import UNKNOWN_MODEL, ModelLabels, Sheet, Slot
+from pilotage_runtime.telemetry import Sheet, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,19 @@ class Version:
     number: int  # of its slot in every worker's sheet
     state: State = State.LOADING
     reason: str = ""
-    platform: str = ""
     engine: Engine | None = None
+    stamp: tuple[int, int] = (0, 0)  # bytes of its files in all, and when one last changed
+    load_seconds: float = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return self.stamp[0]
+
+    @property
+    def used_at(self) -> float:
+        """When somebody last asked, by time.perf_counter."""
+        return self.engine.used_at if self.engine is not None else 0
 
 
 class Repository:
@@ -52,6 +63,24 @@ class Repository:
         """Note a version, or its new state."""
         self._versions.setdefault(version.location.model, {})[version.location.version] = version
         self._route()
+
+    def by_number(self, number: int) -> Version | None:
+        """Give the version that counts in that slot."""
+        for versions in self._versions.values():
+            for version in versions.values():
+                if version.number == number:
+                    return version
+        return None
+
+    def remove(self, number: int) -> None:
+        """Forget a version."""
+        version = self.by_number(number)
+        if version is not None:
+            of_model = self._versions[version.location.model]
+            del of_model[version.location.version]
+            if not of_model:
+                del self._versions[version.location.model]
+            self._route()
 
     def names(self) -> list[str]:
         """List the models, those that failed included."""
@@ -116,14 +145,6 @@ class Repository:
     def ready(self) -> bool:
         """Whether there is anything to serve."""
         return bool(self.routes)
-
-    def labels(self) -> Mapping[int, ModelLabels]:
-        """Name the models whose numbers are in the sheets."""
-        numbers = {0: ModelLabels(UNKNOWN_MODEL, "")}
-        for versions in self._versions.values():
-            for version in versions.values():
-                numbers[version.number] = ModelLabels(version.location.model, version.location.version)
-        return numbers
 
     def close(self) -> None:
         """Free every model."""

@@ -67,6 +67,21 @@ class ServeSettings(_Common):
     max_queue_size: int = Field(
         default=512, ge=1, description="requests that may wait for a model; answer 429 to more"
     )
+    repository_control: bool = Field(
+        default=False, description="let callers load and unload models of a repository folder"
+    )
+    memory_budget_bytes: int | None = Field(
+        default=None, gt=0, description="most memory of a worker; absent: its share of the container's limit"
+    )
+    evict_models: bool = Field(
+        default=False, description="unload the longest unused model where another would not fit"
+    )
+    address_space_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="a hard limit on a worker's address space (RLIMIT_AS): a model that allocates without end fails "
+        "alone; for ONNX on CPUs, other libraries reserve far more than they use",
+    )
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"
     )

@@ -12,18 +12,24 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import uvloop
 
-from pilotage_runtime import catalog
+from pilotage_runtime import channel
+from pilotage_runtime.channel import Channel
+from pilotage_runtime.conductor import Conductor
+from pilotage_runtime.errors import Refused
 from pilotage_runtime.failure import EXIT_MODEL, Reason, Stage, StartFailure, report
 from pilotage_runtime.fetched import model_root
+from pilotage_runtime.roster import Roster
 from pilotage_runtime.services.listener import listen
 from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
-from pilotage_runtime.telemetry import UNKNOWN_MODEL, Exposition, ModelLabels, Sheet
+from pilotage_runtime.telemetry import Exposition, Sheet
 
 MAX_CRASHES = 5
 _FIRST_PAUSE_SECONDS = 0.25
@@ -40,6 +46,7 @@ class _Place:
     index: int
     sheet_descriptor: int
     process: asyncio.subprocess.Process | None = None
+    outdated: bool = False  # it was ended for another to load what is wanted now
 
 
 def serve(settings: ServeSettings) -> int:
@@ -54,7 +61,9 @@ class Supervisor:
         self._settings = settings
         self._stopping = asyncio.Event()
         self._all_loaded = asyncio.Barrier(settings.workers)
-        self._models = catalog.numbered(catalog.discover(model_root(settings.model_dir), settings.model_name))
+        self._roster = Roster(model_root(settings.model_dir), settings.model_name)
+        self._members: dict[int, Channel] = {}
+        self._conductor = Conductor(settings, self._roster, lambda: list(self._members.values()))
         self._places = [_Place(index, os.memfd_create(f"sheet-{index}")) for index in range(settings.workers)]
         self._sheets = [Sheet(place.sheet_descriptor) for place in self._places]
         self._listener = listen(settings.host, settings.http_port)
@@ -64,7 +73,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        exposition = Exposition(self._labels, self._sheets)
+        exposition = Exposition(self._roster.labels, self._sheets)
         metrics = listen(self._settings.host, self._settings.metrics_port)
         async with MetricsServer(exposition).running(metrics):
             tasks = [asyncio.create_task(self._keep(place)) for place in self._places]
@@ -86,9 +95,12 @@ class Supervisor:
             status = await self._run_worker(place, first=first)
             if self._stopping.is_set():
                 break
-            if not any(self._sheets[place.index].slot(number).loaded for number in self._models):
+            if not any(self._sheets[place.index].slot(number).loaded for number in self._roster.wanted):
                 return self._never_loaded(status)
             first = False
+            if place.outdated:
+                place.outdated = False
+                continue
             crashes = 1 if time.monotonic() - started > _HEALTHY_SECONDS else crashes + 1
             if crashes >= MAX_CRASHES:
                 return self._gave_up(place, status)
@@ -110,27 +122,38 @@ class Supervisor:
             pass_fds=descriptors,
         )
         theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        models = [
-            [number, model, version, str(root)] for number, (model, version, root) in self._models.items()
-        ]
+        reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
+        wanted = dict(self._roster.wanted)
+        models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
         writer.write(orjson.dumps({"models": models}) + b"\n")
         try:
             if await reader.readline() == b"loaded\n":
                 if first:
                     await self._all_loaded.wait()
+                if wanted != self._roster.wanted:  # changed while it loaded: it would serve what is gone
+                    place.outdated = True
+                    process.terminate()
+                    return await process.wait()
                 writer.write(b"go\n")
+                member = self._members[place.index] = Channel(reader, writer, self._asked)
                 logger.info("worker serves", extra={"worker": place.index, "pid": process.pid})
+                await member.run()
             return await process.wait()
         except asyncio.BrokenBarrierError:
             return await process.wait()
         finally:
             place.process = None
+            self._members.pop(place.index, None)
             writer.close()
 
-    def _labels(self) -> dict[int, ModelLabels]:
-        unknown = {0: ModelLabels(UNKNOWN_MODEL, "")}
-        return unknown | {number: ModelLabels(of.model, of.version) for number, of in self._models.items()}
+    async def _asked(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Load or unload for a worker that was asked to."""
+        try:
+            step = self._conductor.load if message["do"] == "load" else self._conductor.unload
+            await step(message["model"])
+        except Refused as refused:
+            return {"error": refused.message, "status": refused.status}
+        return {}
 
     def _stop(self, number: int) -> None:
         if self._stopping.is_set():

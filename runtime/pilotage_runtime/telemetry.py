@@ -83,6 +83,10 @@ class Slot:
         self.values[_LOAD_SECONDS] = load_seconds
         self.values[_LOADED] = 1
 
+    def loaded_in(self, seconds: float) -> None:
+        """Note how long a version took that replaces the one that still counts here."""
+        self.values[_LOAD_SECONDS] = seconds
+
     def enter(self) -> None:
         """Count a request in."""
         self.values[_IN_FLIGHT] += 1

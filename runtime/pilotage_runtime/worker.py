@@ -3,19 +3,26 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 import uvloop
 
-from pilotage_runtime import app, catalog, log
-from pilotage_runtime.catalog import Location, numbered
+from pilotage_runtime import app, channel, log
+from pilotage_runtime.catalog import Location
+from pilotage_runtime.channel import Channel
+from pilotage_runtime.conductor import Conductor
+from pilotage_runtime.errors import Refused
 from pilotage_runtime.failure import StartFailure, report
 from pilotage_runtime.fetched import model_root
-from pilotage_runtime.repository import Repository, State, Version
+from pilotage_runtime.loading import Loading, tell
+from pilotage_runtime.repository import Repository
+from pilotage_runtime.roster import Roster
 from pilotage_runtime.services.listener import listen
 from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
@@ -26,22 +33,23 @@ logger = logging.getLogger(__name__)
 
 def serve_alone(settings: ServeSettings) -> int:
     """Serve with one process, metrics included."""
+    _limit_address_space(settings)
     sheet = Sheet()
     repository = Repository(sheet)
+    loading = Loading(settings, repository)
     try:
-        _load(
-            settings,
-            numbered(catalog.discover(model_root(settings.model_dir), settings.model_name)),
-            repository,
-        )
+        roster = Roster(model_root(settings.model_dir), settings.model_name)
+        loading.load_all(roster.wanted)
     except StartFailure as failure:
         return _failed(failure, settings)
-    exposition = Exposition(repository.labels, [sheet])
+    exposition = Exposition(roster.labels, [sheet])
 
     async def run() -> None:
+        conductor = Conductor(settings, roster, lambda: [loading])
         async with MetricsServer(exposition).running(listen(settings.host, settings.metrics_port)):
             listener = listen(settings.host, settings.http_port)
-            await app.server(settings, repository, _announcement(listener)).serve(sockets=[listener])
+            server = app.server(settings, repository, conductor, _announcement(listener))
+            await server.serve(sockets=[listener])
 
     uvloop.run(run())
     return 0
@@ -51,25 +59,74 @@ def serve_as_worker(
     settings: ServeSettings, listener: socket.socket, control: socket.socket, sheet: Sheet
 ) -> int:
     """Load what the supervisor names, tell it, wait for its word, serve."""
-    reader = control.makefile("rb")
-    models = orjson.loads(reader.readline())["models"]
-    wanted = {int(number): Location(model, version, Path(root)) for number, model, version, root in models}
+    _limit_address_space(settings)
     repository = Repository(sheet)
+    loading = Loading(settings, repository)
     try:
-        _load(settings, wanted, repository)
+        loading.load_all(
+            {
+                int(number): Location(model, version, Path(root))
+                for number, model, version, root in orjson.loads(_line(control))["models"]
+            }
+        )
     except StartFailure as failure:
         return _failed(failure, settings)
     control.sendall(b"loaded\n")
-    if reader.readline() != b"go\n":  # the supervisor is gone, or stopping
+    if _line(control) != b"go\n":  # the supervisor is gone, or stopping
         return 0
 
-    def watch_supervisor() -> None:
-        # Its end of the socket closes when it is gone, however it went; then nobody would stop this worker.
-        asyncio.get_running_loop().add_reader(control, server.stop)
+    async def run() -> None:
+        reader, writer = await asyncio.open_connection(sock=control, limit=channel.LIMIT_BYTES)
+        supervisor = Channel(reader, writer, loading.handle)
+        server = app.server(settings, repository, _Remote(supervisor), lambda: None)
 
-    server = app.server(settings, repository, watch_supervisor)
-    uvloop.run(server.serve(sockets=[listener]))
+        async def listen_to_supervisor() -> None:
+            await supervisor.run()
+            # Its end closes when it is gone, however it went; then nobody would stop this worker.
+            server.stop()
+
+        listening = asyncio.create_task(listen_to_supervisor())
+        await server.serve(sockets=[listener])
+        listening.cancel()
+
+    uvloop.run(run())
     return 0
+
+
+class _Remote:
+    """The supervisor's conductor, seen from a worker."""
+
+    def __init__(self, supervisor: Channel) -> None:
+        self._supervisor = supervisor
+
+    async def load(self, model: str) -> None:
+        """Ask for it."""
+        _raise(await self._supervisor.handle({"do": "load", "model": model}))
+
+    async def unload(self, model: str) -> None:
+        """Ask for it."""
+        _raise(await self._supervisor.handle({"do": "unload", "model": model}))
+
+
+def _raise(answer: Mapping[str, Any]) -> None:
+    if "error" in answer:
+        raise Refused(answer["error"], int(answer.get("status", 503)))
+
+
+def _line(control: socket.socket) -> bytes:
+    """Read one line and not a byte more: what follows is the channel's."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = control.recv(1)
+        if not byte:
+            break
+        line += byte
+    return bytes(line)
+
+
+def _limit_address_space(settings: ServeSettings) -> None:
+    if settings.address_space_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (settings.address_space_bytes, settings.address_space_bytes))
 
 
 def main() -> int:
@@ -81,35 +138,10 @@ def main() -> int:
     )
 
 
-def _load(settings: ServeSettings, wanted: Mapping[int, Location], repository: Repository) -> None:
-    """Load all models; one that fails does not stop the others, unless it is the only one."""
-    failures = list[StartFailure]()
-    for number, location in wanted.items():
-        version = Version(location, number)
-        try:
-            version.engine = app.load(location, settings, repository.slot(number))
-        except StartFailure as failure:
-            version.state, version.reason = State.UNAVAILABLE, f"{failure.reason}: {failure.message}"
-            failures.append(failure)
-            if len(wanted) > 1:
-                _tell(failure, location)
-        else:
-            version.state = State.READY
-        repository.put(version)
-    if len(failures) == len(wanted):
-        raise failures[0]
-    app.settle()
-
-
 def _failed(failure: StartFailure, settings: ServeSettings) -> int:
-    _tell(failure)
+    tell(failure)
     report(failure, settings.termination_log)
     return failure.exit_code
-
-
-def _tell(failure: StartFailure, location: Location | None = None) -> None:
-    named = {"model": location.model, "version": location.version} if location else {}
-    logger.error("%s", failure.message, extra={"stage": failure.stage, "reason": failure.reason, **named})
 
 
 def _announcement(listener: socket.socket) -> Callable[[], None]:

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pilotage_runtime import __version__
@@ -19,7 +20,25 @@ from pilotage_runtime.services.openapi import infer_operation
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 
-def build(repository: Repository, lifecycle: Lifecycle) -> FastAPI:
+class IndexRequest(BaseModel):
+    """Which versions an index should list."""
+
+    ready: bool = False
+
+
+class Control(Protocol):
+    """Who loads and unloads, on all workers; both raise Refused where they cannot."""
+
+    async def load(self, model: str) -> None:
+        """Serve what the repository's folder holds of a model now."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Stop serving a model."""
+        ...
+
+
+def build(repository: Repository, lifecycle: Lifecycle, control: Control | None = None) -> FastAPI:
     """Wire the paths that FastAPI serves."""
 
     @asynccontextmanager
@@ -36,6 +55,7 @@ def build(repository: Repository, lifecycle: Lifecycle) -> FastAPI:
     _errors(app)
     _health(app, repository, lifecycle)
     _metadata(app, repository)
+    _repository(app, repository, control)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -143,13 +163,35 @@ def _metadata(app: FastAPI, repository: Repository) -> None:
         """Tell what a version takes and gives."""
         return metadata(model, version)
 
+
+def _repository(app: FastAPI, repository: Repository, control: Control | None) -> None:
+    def allowed() -> Control:
+        if control is None:
+            raise Refused(
+                "loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403
+            )
+        return control
+
     @app.post("/v2/repository/index", tags=["repository"])
-    async def index() -> JSONResponse:
+    async def index(only: Annotated[IndexRequest | None, Body()] = None) -> JSONResponse:
         """List all versions of all models, those that are not ready with the reason."""
         return JSONResponse(
             [
                 {"name": model, "version": one.location.version, "state": one.state, "reason": one.reason}
                 for model in repository.names()
                 for one in repository.versions(model)
+                if not (only and only.ready) or one.state is State.READY
             ]
         )
+
+    @app.post("/v2/repository/models/{model}/load", tags=["repository"])
+    async def load(model: str) -> JSONResponse:
+        """Load the versions of a model that the repository's folder holds now, on all workers or on none."""
+        await allowed().load(model)
+        return JSONResponse({})
+
+    @app.post("/v2/repository/models/{model}/unload", tags=["repository"])
+    async def unload(model: str) -> JSONResponse:
+        """Stop serving a model; requests under way are answered."""
+        await allowed().unload(model)
+        return JSONResponse({})

@@ -47,6 +47,8 @@ class InferHandler:
         engine = call.engine = self._repository.routes.get(call.path)
         call.slot = engine.slot if engine is not None else self._repository.unknown
         call.slot.enter()
+        if engine is not None:
+            engine.used_at = call.started
         if call.content_length is not None and int(call.content_length) > self._max_body_bytes:
             length = call.content_length.decode()
             call.answer(

@@ -1,0 +1,68 @@
+"""JSON lines between the supervisor and a worker; each side may ask, and answers what it is asked."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+LIMIT_BYTES = 2**20
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Channel:
+    """One end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._handler = handler
+        self._ids = itertools.count()
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._tasks = set[asyncio.Task[None]]()
+
+    async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the other end; its answer, or `error` where it has gone."""
+        number = next(self._ids)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._send({"ask": number, **message})
+        try:
+            return await future
+        finally:
+            del self._waiting[number]
+
+    async def run(self) -> None:
+        """Answer and listen until the other end has gone."""
+        try:
+            while line := await self._reader.readline():
+                message = orjson.loads(line)
+                if "answer" in message:
+                    future = self._waiting.get(message.pop("answer"))
+                    if future is not None and not future.done():
+                        future.set_result(message)
+                else:
+                    task = asyncio.create_task(self._answer(message.pop("ask"), message))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        except (ConnectionError, ValueError, asyncio.IncompleteReadError):
+            logger.exception("the channel broke")
+        finally:
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_result({"error": "the process at the other end has gone"})
+
+    async def _answer(self, number: int, message: Mapping[str, Any]) -> None:
+        try:
+            answer = await self._handler(message)
+        except Exception as error:
+            logger.exception("a step failed unexpectedly")
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        self._send({"answer": number, **answer})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._writer.write(orjson.dumps(message) + b"\n")

@@ -1,0 +1,121 @@
+"""Loads and unloads models on all workers, or on none; one change at a time."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pilotage_runtime import budget, memory
+from pilotage_runtime.catalog import Location
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.failure import StartFailure
+from pilotage_runtime.roster import Roster
+from pilotage_runtime.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Member(Protocol):
+    """One process that serves."""
+
+    async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Let it take a step; `error` in the answer says that it could not, as where the process has died."""
+        ...
+
+
+class Conductor:
+    """Decides for all members."""
+
+    def __init__(
+        self, settings: ServeSettings, roster: Roster, members: Callable[[], Sequence[Member]]
+    ) -> None:
+        self._settings = settings
+        self._roster = roster
+        self._members = members
+        self._one_at_a_time = asyncio.Lock()
+
+    async def load(self, model: str) -> None:
+        """Serve what the repository's folder holds of a model now; raise Refused where that cannot be."""
+        async with self._one_at_a_time:
+            if not self._roster.is_repository:
+                raise Refused("this server was started with one model, not with a repository of models", 409)
+            try:
+                versions = self._roster.find(model)
+            except StartFailure as failure:
+                raise Refused(failure.message) from failure
+            if not versions:
+                raise Refused(f"the repository holds no model '{model[:100]}'", 404)
+            for other in await self._evictions(model, versions):
+                logger.info("unloading the longest unused", extra={"model": other, "room_for": model})
+                await self._replace(other, {})
+            try:
+                await self._replace(model, versions)
+            except _Failed as failed:
+                raise Refused(f"model '{model}' cannot be loaded: {failed}") from failed
+
+    async def unload(self, model: str) -> None:
+        """Stop serving a model; requests under way are answered."""
+        async with self._one_at_a_time:
+            if not any(location.model == model for location in self._roster.wanted.values()):
+                raise Refused(f"model '{model[:100]}' is not loaded", 404)
+            await self._replace(model, {})
+
+    async def _replace(self, model: str, versions: Mapping[int, Location]) -> None:
+        """Serve exactly these versions of a model; undone on all members if it fails on one."""
+        listed = [[number, location.version, str(location.root)] for number, location in versions.items()]
+        message = {"model": model, "versions": listed}
+        members = list(self._members())
+        answers = await asyncio.gather(*(member.handle({"do": "prepare", **message}) for member in members))
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        if errors:
+            await asyncio.gather(*(member.handle({"do": "abort"}) for member in members))
+            raise _Failed(errors[0])
+        # From here on: a worker that starts meanwhile, or anew, loads what is wanted now.
+        self._roster.replace(model, versions)
+        await asyncio.gather(*(member.handle({"do": "commit", **message}) for member in members))
+        logger.info(
+            "repository changed",
+            extra={"model": model, "versions": [one.version for one in versions.values()]},
+        )
+
+    async def _evictions(self, model: str, versions: Mapping[int, Location]) -> list[str]:
+        limit = self._settings.memory_budget_bytes
+        if limit is None:
+            container = memory.limit()
+            limit = int(container * budget.SHARE / self._settings.workers) if container else None
+        if limit is None:
+            return []
+        need = int(sum(_size(location) for location in versions.values()) * budget.GROWTH)
+        usages = [
+            usage
+            for member in self._members()
+            if "error" not in (usage := await member.handle({"do": "usage"}))
+        ]
+        if not usages:
+            return []
+        fullest = max(usages, key=lambda usage: usage["resident"])
+        # Used lately by any worker is used lately.
+        idle: dict[str, float] = {}
+        for usage in usages:
+            for name, _, seconds in usage["loaded"]:
+                idle[name] = min(seconds, idle.get(name, seconds))
+        loaded = [budget.Loaded(name, size, idle[name]) for name, size, _ in fullest["loaded"]]
+        present = sum(one.size for one in loaded if one.model == model)
+        return budget.evictions(
+            model,
+            max(0, need - present),
+            fullest["resident"],
+            limit,
+            loaded,
+            evict=self._settings.evict_models,
+        )
+
+
+class _Failed(Exception):  # noqa: N818 - told on as a refusal
+    """A member could not prepare."""
+
+
+def _size(location: Location) -> int:
+    root = location.root
+    files = [root] if root.is_file() else root.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())

@@ -1,0 +1,173 @@
+"""Loading and unloading in this process while it serves, in steps that several processes can take together.
+
+`prepare` loads beside what serves and changes nothing that callers see; `commit` shows it, `abort` forgets it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pilotage_runtime import app, memory
+from pilotage_runtime.catalog import Location
+from pilotage_runtime.engine import Engine
+from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.repository import Repository, State, Version
+from pilotage_runtime.settings import ServeSettings
+
+_IDLE_CHECK_SECONDS = 0.02
+
+logger = logging.getLogger(__name__)
+
+
+class Loading:
+    """What this process does when the one that decides says so."""
+
+    def __init__(self, settings: ServeSettings, repository: Repository) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._prepared: dict[int, Version] = {}
+        self._retiring = set[asyncio.Task[None]]()
+
+    def load_all(self, wanted: Mapping[int, Location]) -> None:
+        """Load before serving begins; one that fails does not stop the others, unless all do: then StartFailure."""
+        failures = list[StartFailure]()
+        for number, location in wanted.items():
+            version = self._load(number, location)
+            if isinstance(version, StartFailure):
+                failures.append(version)
+                if len(wanted) > 1:
+                    tell(version, location)
+                reason = f"{version.reason}: {version.message}"
+                version = Version(location, number, State.UNAVAILABLE, reason)
+            else:
+                self._repository.slot(number).start(version.load_seconds)
+            self._repository.put(version)
+        if len(failures) == len(wanted):
+            raise failures[0]
+        app.settle()
+
+    async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Take one step, and tell how it went: `{}`, or `error` with a sentence."""
+        model = str(message.get("model", ""))
+        wanted = {
+            int(number): Location(model, version, Path(root))
+            for number, version, root in message.get("versions", ())
+        }
+        match message["do"]:
+            case "usage":
+                return self.usage()
+            case "prepare":
+                try:
+                    await self.prepare(wanted)
+                except StartFailure as failure:
+                    return {"error": f"{failure.reason}: {failure.message}"}
+            case "commit":
+                self.commit(model, wanted)
+            case "abort":
+                await self.abort()
+            case unknown:
+                raise ValueError(f"unknown step {unknown}")
+        return {}
+
+    def usage(self) -> dict[str, Any]:
+        """Tell how much memory is in use, and since when nobody has used each model."""
+        now = time.perf_counter()
+        return {
+            "resident": memory.resident(),
+            "loaded": [
+                [
+                    model,
+                    sum(version.size for version in ready),
+                    now - max(version.used_at for version in ready),
+                ]
+                for model in self._repository.names()
+                if (ready := [one for one in self._repository.versions(model) if one.engine is not None])
+            ],
+        }
+
+    async def prepare(self, wanted: Mapping[int, Location]) -> None:
+        """Load what is not there in its present form; raise StartFailure, and keep what was loaded for `abort`."""
+        for number, location in wanted.items():
+            present = self._repository.by_number(number)
+            if present is not None and present.state is State.READY and present.stamp == stamp(location.root):
+                continue
+            version = await asyncio.to_thread(self._load, number, location)
+            if isinstance(version, StartFailure):
+                tell(version, location)
+                raise version
+            self._prepared[number] = version
+
+    def commit(self, model: str, wanted: Mapping[int, Location]) -> None:
+        """Serve what was prepared and what was kept, and let the rest of the model go."""
+        old = {version.number: version.engine for version in self._repository.versions(model)}
+        for number in old.keys() - wanted.keys():
+            self._repository.remove(number)
+        for number, version in self._prepared.items():
+            slot = self._repository.slot(number)
+            if slot.loaded:
+                slot.loaded_in(version.load_seconds)
+            else:
+                slot.start(version.load_seconds)
+            self._repository.put(version)
+        replaced = [old.get(number) for number in (*self._prepared, *(old.keys() - wanted.keys()))]
+        self._prepared = {}
+        self._retire([engine for engine in replaced if engine is not None])
+
+    async def abort(self) -> None:
+        """Forget what was prepared."""
+        engines = [version.engine for version in self._prepared.values() if version.engine is not None]
+        self._prepared = {}
+        for engine in engines:
+            await asyncio.to_thread(engine.close)
+        app.settle()
+
+    def _load(self, number: int, location: Location) -> Version | StartFailure:
+        started = time.perf_counter()
+        seen = stamp(location.root)
+        try:
+            engine = app.load(location, self._settings, self._repository.slot(number))
+        except StartFailure as failure:
+            return failure
+        except Exception as error:
+            logger.exception("unexpected failure while loading")
+            return StartFailure(Stage.LOAD, Reason.LOAD_FAILED, f"{type(error).__name__}: {error}")
+        return Version(
+            location,
+            number,
+            State.READY,
+            engine=engine,
+            stamp=seen,
+            load_seconds=time.perf_counter() - started,
+        )
+
+    def _retire(self, engines: list[Engine]) -> None:
+        if engines:
+            task = asyncio.create_task(_close_when_idle(engines))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+
+async def _close_when_idle(engines: list[Engine]) -> None:
+    """Free engines that nobody can reach any more, once they have answered whom they owe."""
+    for engine in engines:
+        while engine.busy:  # noqa: ASYNC110 - the end of a run has no event that outlives it
+            await asyncio.sleep(_IDLE_CHECK_SECONDS)
+        await asyncio.to_thread(engine.close)
+    engines.clear()
+    app.settle()
+
+
+def stamp(root: Path) -> tuple[int, int]:
+    """Give what changes when a model's files do: their size in all, and the latest change."""
+    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
+    states = [path.stat() for path in files]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
+
+
+def tell(failure: StartFailure, location: Location | None = None) -> None:
+    """Log why a model cannot be served."""
+    named = {"model": location.model, "version": location.version} if location else {}
+    logger.error("%s", failure.message, extra={"stage": failure.stage, "reason": failure.reason, **named})
