@@ -44,6 +44,6 @@ docs: venv ## Render the reference pages from the code
 	$(PY) docs/reference/settings.py --write
 
 venv: .venv/.ready ## Make the virtual environment from the pinned constraints
-.venv/.ready: pyproject.toml constraints.txt dev/venv
+.venv/.ready: pyproject.toml constraints.txt dev/venv hatch_build.py runtime/pilotage_runtime/protocol/open_inference.proto
 	@dev/venv
 	@touch $@

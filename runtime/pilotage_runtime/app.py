@@ -19,7 +19,7 @@ from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-from pilotage_runtime.services.server import DrainingServer
+from pilotage_runtime.services.server import Beside, DrainingServer
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Slot
 from pilotage_runtime.warmup import warm_up
@@ -76,10 +76,25 @@ def server(
     """Put the layers on top of each other."""
     lifecycle = Lifecycle()
     access_log = AccessLog()
+    allowed = control if settings.repository_control else None
     share = (memory.limit() or memory.total()) / settings.workers
     infer = InferHandler(repository, access_log, settings.max_body_bytes, int(share * _BUFFERED_SHARE))
-    rest = admin.build(repository, lifecycle, control if settings.repository_control else None)
-    edge = Edge(rest, lifecycle, access_log)
+    edge = Edge(admin.build(repository, lifecycle, allowed), lifecycle, access_log)
+    beside = list[Beside]()
+    if settings.grpc_port is not None:
+        from pilotage_runtime.services.grpc_server import GrpcServer  # noqa: PLC0415 - only where it is switched on
+
+        beside.append(
+            GrpcServer(
+                repository,
+                lifecycle,
+                access_log,
+                allowed,
+                host=settings.host,
+                port=settings.grpc_port,
+                max_body_bytes=settings.max_body_bytes,
+            )
+        )
     return DrainingServer(
         edge,
         infer,
@@ -87,4 +102,5 @@ def server(
         drain_seconds=settings.drain_seconds,
         access_log=access_log,
         on_started=on_started,
+        beside=beside,
     )

@@ -126,12 +126,13 @@ class Engine:
         inputs: Mapping[str, np.ndarray],
         outputs: tuple[str, ...] = (),
         *,
+        sharing: Hashable = None,
         deadline: float | None = None,
         unseen: bool = False,
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
         """Check, queue, run; raise Refused, ModelFailedError, TooLateError or BusyError. Cancelling leaves the queue."""
         self.check(inputs, outputs)
-        entry = _Awaited(inputs, outputs, self.rows(inputs), self.key(inputs, outputs, None), deadline)
+        entry = _Awaited(inputs, outputs, self.rows(inputs), self.key(inputs, outputs, sharing), deadline)
         entry.unseen = unseen
         self.submit(entry)
         try:

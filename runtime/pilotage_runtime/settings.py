@@ -88,4 +88,7 @@ class ServeSettings(_Common):
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="answer 413 to a larger request")
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a pod serves its network
     http_port: int = Field(default=8080, ge=0, le=65535, description="inference, health, metadata and /docs")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="the protocol over gRPC; absent: not served"
+    )
     metrics_port: int = Field(default=9090, ge=0, le=65535, description="/metrics for Prometheus")

@@ -85,7 +85,7 @@ def read(document: Any, contract: Contract, tail: binary.Tail | None = None) -> 
     outputs, forms = _wanted(wanted) if wanted else ((), None)
     if not parameters:
         return InferRequest(request_id, inputs, outputs, forms=forms)
-    return InferRequest(request_id, inputs, outputs, forms=forms, **_parameters(parameters))
+    return InferRequest(request_id, inputs, outputs, forms=forms, **known_parameters(parameters))
 
 
 def answer(
@@ -166,7 +166,8 @@ def _wanted(entries: Any) -> tuple[tuple[str, ...], dict[str, bool] | None]:
     return tuple(names), forms
 
 
-def _parameters(given: Any) -> dict[str, Any]:
+def known_parameters(given: Any) -> dict[str, Any]:
+    """Read a request's parameters into the fields of InferRequest; raise Refused for what is none."""
     if type(given) is not dict:
         raise Refused(f"'parameters' should be an object, but is {_shown(given)}")
     for name, value in given.items():

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NoReturn, Protocol
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +36,11 @@ class Control(Protocol):
     async def unload(self, model: str) -> None:
         """Stop serving a model."""
         ...
+
+
+def forbidden() -> NoReturn:
+    """Refuse to load or unload."""
+    raise Refused("loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403)
 
 
 def build(repository: Repository, lifecycle: Lifecycle, control: Control | None = None) -> FastAPI:
@@ -165,13 +170,6 @@ def _metadata(app: FastAPI, repository: Repository) -> None:
 
 
 def _repository(app: FastAPI, repository: Repository, control: Control | None) -> None:
-    def allowed() -> Control:
-        if control is None:
-            raise Refused(
-                "loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403
-            )
-        return control
-
     @app.post("/v2/repository/index", tags=["repository"])
     async def index(only: Annotated[IndexRequest | None, Body()] = None) -> JSONResponse:
         """List all versions of all models, those that are not ready with the reason."""
@@ -187,11 +185,11 @@ def _repository(app: FastAPI, repository: Repository, control: Control | None) -
     @app.post("/v2/repository/models/{model}/load", tags=["repository"])
     async def load(model: str) -> JSONResponse:
         """Load the versions of a model that the repository's folder holds now, on all workers or on none."""
-        await allowed().load(model)
+        await (control or forbidden()).load(model)
         return JSONResponse({})
 
     @app.post("/v2/repository/models/{model}/unload", tags=["repository"])
     async def unload(model: str) -> JSONResponse:
         """Stop serving a model; requests under way are answered."""
-        await allowed().unload(model)
+        await (control or forbidden()).unload(model)
         return JSONResponse({})

@@ -6,7 +6,8 @@ import functools
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
 import uvicorn
 
@@ -18,6 +19,18 @@ from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.listener import config
 
 logger = logging.getLogger(__name__)
+
+
+class Beside(Protocol):
+    """A server of another protocol, which starts and ends with this one."""
+
+    async def start(self) -> None:
+        """Listen."""
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing new, and finish what is in flight."""
+        ...
 
 
 class DrainingServer(uvicorn.Server):
@@ -32,22 +45,27 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: float,
         access_log: AccessLog,
         on_started: Callable[[], None],
+        beside: Sequence[Beside] = (),
     ) -> None:
         super().__init__(config(app, functools.partial(Connection, inference, lifecycle)))
         self._lifecycle = lifecycle
         self._drain_seconds = drain_seconds
         self._access_log = access_log
         self._on_started = on_started
+        self._beside = beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then say so."""
+        for server in self._beside:
+            await server.start()
         await super().startup(sockets)
         self._flush()
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening and finish what is in flight."""
-        await super().shutdown(sockets)
+        # Together: each may have its last requests to finish.
+        await asyncio.gather(super().shutdown(sockets), *(server.stop() for server in self._beside))
         self._access_log.flush()
 
     @contextlib.contextmanager

@@ -1,0 +1,278 @@
+"""The protocol over gRPC, on a port of its own: the same repository, engine, metrics and errors as REST."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from pilotage_runtime import __version__
+from pilotage_runtime.engine import Engine
+from pilotage_runtime.errors import BusyError, ModelFailedError, Refused, TooLateError
+from pilotage_runtime.log import AccessLog
+from pilotage_runtime.protocol import messages, v2_grpc
+from pilotage_runtime.repository import Repository, State
+from pilotage_runtime.services.admin import EXTENSIONS, Control, forbidden
+from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.lifecycle import Lifecycle
+
+FINISH_SECONDS = 300
+_MAX_STREAMS = 1000  # at a time on one connection; beyond it they wait their turn
+_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, in gRPC's words
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class GrpcServer:
+    """Serves beside the HTTP server of the same worker, and drains with it."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        lifecycle: Lifecycle,
+        access_log: AccessLog,
+        control: Control | None,
+        *,
+        host: str,
+        port: int,
+        max_body_bytes: int,
+    ) -> None:
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._repository = repository
+        self._lifecycle = lifecycle
+        self._access_log = access_log
+        self._control = control
+        self._methods = messages.load()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                ("grpc.so_reuseport", 1),  # the workers share the port
+                # A peer that has gone without a word is noticed; one that pings too eagerly is told off.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ]
+        )
+        handlers = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+        service = {name: self._unary(self._methods[name], handler) for name, handler in handlers.items()}
+        stream = self._methods["ModelStreamInfer"]
+        service[stream.name] = grpc.stream_stream_rpc_method_handler(
+            self._model_stream_infer, request_deserializer=stream.read, response_serializer=stream.write
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(messages.SERVICE, service),)
+        )
+
+    async def start(self) -> None:
+        """Listen; raise RuntimeError where the port is taken."""
+        port = self._server.add_insecure_port(self._address)
+        await self._server.start()
+        logger.info("serving gRPC", extra={"port": port})
+
+    async def stop(self) -> None:
+        """Take nothing new, and finish what is in flight."""
+        await self._server.stop(FINISH_SECONDS)
+
+    def _unary(self, method: messages.Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                return await handler(request, context)
+            except _Refusal as refusal:
+                await context.abort(_STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN), refusal.message)
+            except Refused as refused:
+                await context.abort(_STATUS.get(refused.status, grpc.StatusCode.UNKNOWN), refused.message)
+
+        return grpc.unary_unary_rpc_method_handler(
+            call, request_deserializer=method.read, response_serializer=method.write
+        )
+
+    def _answer(self, method: str, **fields: Any) -> Any:
+        return self._methods[method].response(**fields)
+
+    async def _server_live(self, request: Any, context: Context) -> Any:
+        del request, context
+        return self._answer("ServerLive", live=True)
+
+    async def _server_ready(self, request: Any, context: Context) -> Any:
+        del request, context
+        return self._answer("ServerReady", ready=self._lifecycle.ready and self._repository.ready())
+
+    async def _model_ready(self, request: Any, context: Context) -> Any:
+        del context
+        version = self._repository.find(request.name, request.version or None)
+        ready = version.state is State.READY and self._lifecycle.ready
+        return self._answer("ModelReady", ready=ready)
+
+    async def _server_metadata(self, request: Any, context: Context) -> Any:
+        del request, context
+        return self._answer("ServerMetadata", name="pilotage", version=__version__, extensions=EXTENSIONS)
+
+    async def _model_metadata(self, request: Any, context: Context) -> Any:
+        del context
+        engine = self._repository.engine(request.name, request.version or None)
+        versions = self._repository.versions(request.name)
+        answer = self._answer(
+            "ModelMetadata",
+            name=engine.name,
+            versions=[one.location.version for one in versions if one.state is State.READY],
+            platform=engine.platform,
+        )
+        for specs, tensors in (
+            (engine.contract.inputs, answer.inputs),
+            (engine.contract.outputs, answer.outputs),
+        ):
+            for spec in specs:
+                tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        return answer
+
+    async def _model_infer(self, request: Any, context: Context) -> Any:
+        exchange = Exchange("POST", "/inference.GRPCInferenceService/ModelInfer", _headers(context))
+        remaining: Any = context.time_remaining()  # None without a deadline, whatever the types say
+        if remaining is not None:
+            own = asyncio.get_running_loop().time() + remaining
+            exchange.deadline = own if exchange.deadline is None else min(own, exchange.deadline)
+        return await self._infer(request, exchange)
+
+    async def _infer(self, request: Any, exchange: Exchange) -> Any:
+        try:
+            engine = self._repository.engine(request.model_name, request.model_version or None)
+        except Refused as refused:
+            self._count(exchange, None, refused.status, refused.message)
+            raise
+        engine.slot.enter()
+        engine.used_at = exchange.started
+        try:
+            answer = await self._run(engine, request, exchange)
+        except asyncio.CancelledError:
+            self._count(exchange, engine, 499, "the caller left before it was answered")
+            raise
+        except _Refusal as refusal:
+            self._count(exchange, engine, refusal.status, refusal.message)
+            raise
+        self._count(exchange, engine, 200, None)
+        return answer
+
+    async def _run(self, engine: Engine, request: Any, exchange: Exchange) -> Any:
+        try:
+            parsed = v2_grpc.read(request)
+            deadline = exchange.deadline
+            if parsed.timeout_us:
+                own = asyncio.get_running_loop().time() + parsed.timeout_us / 1e6
+                deadline = own if deadline is None else min(own, deadline)
+            specs, values = await engine.infer(
+                parsed.inputs,
+                parsed.outputs,
+                sharing=parsed.sharing,
+                deadline=deadline,
+                unseen=exchange.pinned,
+            )
+            answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
+            return v2_grpc.write(answer, parsed, specs, values)
+        except Refused as refused:
+            raise _Refusal(refused.status, refused.message) from refused
+        except TooLateError as late:
+            raise _Refusal(504, "no answer within the time that the caller waits") from late
+        except BusyError as busy:
+            raise _Refusal(429, str(busy)) from busy
+        except ModelFailedError as failed:
+            raise _Refusal(500, str(failed)) from failed
+        except Exception as error:
+            logger.exception("unexpected failure", extra={"request_id": exchange.request_id})
+            sentence = f"internal error; the log has it under the request id {exchange.request_id}"
+            raise _Refusal(500, sentence) from error
+
+    async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
+        headers = _headers(context)
+        async for request in requests:
+            exchange = Exchange("POST", "/inference.GRPCInferenceService/ModelStreamInfer", headers)
+            try:
+                answer = await self._infer(request, exchange)
+            except _Refusal as refusal:
+                yield self._failure(request, refusal.message)
+            except Refused as refused:
+                yield self._failure(request, refused.message)
+            else:
+                yield self._answer("ModelStreamInfer", infer_response=answer)
+
+    def _failure(self, request: Any, message: str) -> Any:
+        answer = self._answer("ModelStreamInfer", error_message=message)
+        answer.infer_response.id = request.id
+        return answer
+
+    async def _index(self, request: Any, context: Context) -> Any:
+        del context
+        answer = self._answer("RepositoryIndex")
+        for model in self._repository.names():
+            for one in self._repository.versions(model):
+                if not request.ready or one.state is State.READY:
+                    answer.models.add(
+                        name=model, version=one.location.version, state=one.state, reason=one.reason
+                    )
+        return answer
+
+    async def _load(self, request: Any, context: Context) -> Any:
+        del context
+        await (self._control or forbidden()).load(request.model_name)
+        return self._answer("RepositoryModelLoad")
+
+    async def _unload(self, request: Any, context: Context) -> Any:
+        del context
+        await (self._control or forbidden()).unload(request.model_name)
+        return self._answer("RepositoryModelUnload")
+
+    def _count(self, exchange: Exchange, engine: Engine | None, status: int, error: str | None) -> None:
+        seconds = time.perf_counter() - exchange.started
+        slot = engine.slot if engine is not None else self._repository.unknown
+        if engine is None:
+            slot.enter()
+        if exchange.pinned:
+            slot.leave_pinned()
+        else:
+            slot.leave(status, seconds)
+        self._access_log.write(
+            exchange.request_id, exchange.method, exchange.path, status, seconds, error=error
+        )
+
+
+def _headers(context: Context) -> list[tuple[bytes, bytes]]:
+    found = list[tuple[bytes, bytes]]()
+    for name, value in context.invocation_metadata() or ():
+        raw = value if isinstance(value, bytes) else value.encode()
+        found.append((str(name).encode(), raw))
+    return found

@@ -1,0 +1,254 @@
+"""The protocol over gRPC: the same engine, errors and numbers as REST, and nothing imported where it is off."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.log import AccessLog
+from pilotage_runtime.protocol import messages, v2, v2_grpc
+from pilotage_runtime.services.grpc_server import GrpcServer
+from pilotage_runtime.tensors import DATATYPES
+from tests.runtime.conftest import Server, Servers, free_port
+from tests.runtime.scripted import World, double, serving
+
+METHODS = messages.load()
+TYPED = [name for name in DATATYPES if name not in ("FP16", "BF16")]
+
+
+class Client:
+    """The service's methods by name."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        method = METHODS[name]
+        return self._channel.unary_unary(
+            f"/{messages.SERVICE}/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=method.response.FromString,
+        )
+
+
+def request(*values: float, **fields: Any) -> Any:
+    message = METHODS["ModelInfer"].request(model_name="m", **fields)
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=[len(values)])
+    tensor.contents.fp32_contents.extend(values)
+    return message
+
+
+@asynccontextmanager
+async def connected(run: Any = double, **limits: Any) -> AsyncGenerator[tuple[Client, World]]:
+    async with serving(run, **limits) as world:
+        port = free_port()
+        server = GrpcServer(
+            world.repository,
+            world.lifecycle,
+            AccessLog(descriptor=-1),
+            None,
+            host="127.0.0.1",
+            port=port,
+            max_body_bytes=10_000,
+        )
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Client(channel), world
+        await server.stop()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def code_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value.code(), error.value.details() or ""
+
+
+async def test_typed_and_raw_contents_are_answered_alike() -> None:
+    async with connected() as (client, world):
+        typed = await client.ModelInfer(request(1, 2, id="7"))
+        assert (typed.model_name, typed.model_version, typed.id) == ("m", "1", "7")
+        assert list(typed.outputs[0].contents.fp32_contents) == [2, 4]
+        message = METHODS["ModelInfer"].request(model_name="m", model_version="1")
+        message.inputs.add(name="x", datatype="FP32", shape=[2])
+        message.raw_input_contents.append(np.array([1, 2], np.float32).tobytes())
+        raw = await client.ModelInfer(message)
+        assert np.frombuffer(raw.raw_output_contents[0], np.float32).tolist() == [2, 4]
+        assert not raw.outputs[0].HasField("contents")
+        assert (world.count(200), world.in_flight) == (2, 0)
+
+
+@pytest.mark.parametrize("datatype", TYPED)
+def test_each_datatype_with_typed_contents_comes_and_goes_unchanged(datatype: str) -> None:
+    spec = TensorSpec("x", datatype, (-1,))
+    values = (
+        np.array([0, 1, 1], DATATYPES[datatype].dtype)
+        if datatype != "BYTES"
+        else np.array(["a", "ö", ""], object)
+    )
+    written = v2_grpc.write(
+        METHODS["ModelInfer"].response(), v2.InferRequest(None, {}, ()), [spec], [values]
+    ).outputs[0]
+    message = METHODS["ModelInfer"].request()
+    tensor = message.inputs.add(name="x", datatype=datatype, shape=written.shape)
+    tensor.contents.ParseFromString(written.contents.SerializeToString())
+    came = v2_grpc.read(message).inputs["x"]
+    assert came.dtype == values.dtype
+    assert came.tolist() == values.tolist()
+
+
+def test_a_datatype_without_typed_contents_is_answered_raw() -> None:
+    specs = Contract((), (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "BF16", (-1,)))).outputs
+    values = [np.ones(1, np.float32), np.ones(1, DATATYPES["BF16"].dtype)]
+    answer = v2_grpc.write(METHODS["ModelInfer"].response(), v2.InferRequest(None, {}, ()), specs, values)
+    assert [len(raw) for raw in answer.raw_output_contents] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ([], "the request has no inputs"),
+        ([{"datatype": "FP33"}], "datatype 'FP33' is unknown"),
+        ([{"shape": [-1]}], "shape [-1] should hold at least one element"),
+        ([{"shape": [0]}], "shape [0] should hold at least one element"),
+        ([{"shape": [3]}], "2 elements came, shape [3] needs 3"),
+        ([{"shape": [2**62, 2**62]}], "2 elements came, shape"),
+        ([{"datatype": "INT32"}], "INT32 should come in int_contents, but fp32_contents came"),
+        ([{"datatype": "FP16"}], "FP16 has no typed contents; send raw_input_contents"),
+        ([{"field": "int_contents", "values": [1, 300], "datatype": "INT8"}], "an element is outside INT8"),
+        ([{"field": None}], "has neither contents nor raw_input_contents"),
+        ([{}, {}], "input 'x' came twice"),
+        ([{"field": "bytes_contents", "values": [b"a", b"\xff"], "datatype": "BYTES"}], "is not UTF-8"),
+    ],
+)
+def test_what_does_not_add_up_is_refused_with_a_sentence(
+    tensors: list[dict[str, Any]], sentence: str
+) -> None:
+    message = METHODS["ModelInfer"].request()
+    for stated in tensors:
+        stated = {"datatype": "FP32", "shape": [2], "field": "fp32_contents", "values": [1, 2], **stated}  # noqa: PLW2901
+        tensor = message.inputs.add(name="x", datatype=stated["datatype"], shape=stated["shape"])
+        if stated["field"]:
+            getattr(tensor.contents, stated["field"]).extend(stated["values"])
+    with pytest.raises(Refused) as refused:
+        v2_grpc.read(message)
+    assert sentence in refused.value.message
+
+
+def test_raw_contents_that_belong_to_no_input_are_refused() -> None:
+    message = request(1)
+    message.raw_input_contents.append(b"\x00" * 4)
+    with pytest.raises(Refused, match="1 raw_input_contents came, 0 inputs are without contents"):
+        v2_grpc.read(message)
+
+
+async def test_whose_fault_it_is_decides_the_code() -> None:
+    def fail(inputs: Any, outputs: Any) -> list[Any]:
+        raise ValueError("odd")
+
+    async with connected(fail) as (client, world):
+        assert await code_of(client.ModelInfer(request(1))) == (
+            grpc.StatusCode.INTERNAL, "model 'm' failed: odd",
+        )  # fmt: skip
+        wrong = METHODS["ModelInfer"].request(model_name="m")
+        wrong.inputs.add(name="y", datatype="FP32", shape=[1]).contents.fp32_contents.append(1)
+        code, sentence = await code_of(client.ModelInfer(wrong))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "input 'x' is missing; input 'y' is unknown" in sentence
+        unknown = METHODS["ModelInfer"].request(model_name="nobody")
+        assert (await code_of(client.ModelInfer(unknown)))[0] is grpc.StatusCode.NOT_FOUND
+        assert (await code_of(client.ModelReady(METHODS["ModelReady"].request(name="m", version="9"))))[
+            0
+        ] is (grpc.StatusCode.NOT_FOUND)
+        assert [world.count(code) for code in (400, 404, 500)] == [1, 1, 1]
+
+
+async def test_a_message_beyond_the_cap_is_refused() -> None:
+    async with connected() as (client, _):
+        code, _ = await code_of(client.ModelInfer(request(*range(5000))))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await client.ServerLive(METHODS["ServerLive"].request())).live
+
+
+async def test_the_callers_deadline_ends_the_wait(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with connected(wait) as (client, world):
+        code, _ = await code_of(client.ModelInfer(request(1), timeout=0.05))
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        message = request(2)
+        message.parameters["timeout"].int64_param = 30_000
+        code, sentence = await code_of(client.ModelInfer(message, timeout=20))
+        assert (code, sentence) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the time that the caller waits",
+        )  # fmt: skip
+        gate.set()
+        # The one that waited never ran.
+        assert world.model.runs == [[1]]
+        assert world.count(504) + world.count(499) == 2
+
+
+async def test_a_cancelled_call_leaves_the_queue(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with connected(wait) as (client, world):
+        first = client.ModelInfer(request(1))
+        async with asyncio.timeout(20):
+            while not world.model.runs:  # noqa: ASYNC110 - the model has no event
+                await asyncio.sleep(0.005)
+            second = client.ModelInfer(request(2))
+            while world.engine.waiting != 1:  # noqa: ASYNC110 - the queue has no event
+                await asyncio.sleep(0.005)
+            second.cancel()
+            while world.engine.waiting:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.005)
+            gate.set()
+            await first
+        assert (len(world.model.runs), world.count(499), world.count(200)) == (1, 1, 1)
+
+
+async def test_while_draining_it_is_not_ready_and_answers() -> None:
+    async with connected() as (client, world):
+        assert (await client.ServerReady(METHODS["ServerReady"].request())).ready
+        world.lifecycle.draining = True
+        assert not (await client.ServerReady(METHODS["ServerReady"].request())).ready
+        assert (await client.ServerLive(METHODS["ServerLive"].request())).live
+        assert (await client.ModelInfer(request(3))).outputs[0].contents.fp32_contents[0] == 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_on_sigterm_calls_in_flight_are_finished(models: Path, serve: Servers, workers: int) -> None:
+    port = free_port()
+    server: Server = serve(models / "fraud" / "bad-latency", grpc_port=port, workers=workers)
+    lines = (models / "requests" / "fraud.jsonl").read_text().splitlines()
+    slowest = max((json.loads(line)["inputs"][0]["data"] for line in lines), key=lambda data: data[0])
+    message = METHODS["ModelInfer"].request(model_name="fraud")
+    tensor = message.inputs.add(name="X", datatype="FP32", shape=[1, len(slowest)])
+    tensor.contents.fp32_contents.extend(slowest)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        calls = [Client(channel).ModelInfer.future(message) for _ in range(3)]
+        calls[0].result(timeout=60)
+        server.terminate()
+        for call in calls:
+            assert call.result(timeout=60).outputs
+    assert server.wait_exit() == 0
