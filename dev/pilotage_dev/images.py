@@ -87,11 +87,13 @@ def _of_project(name: str) -> Image:
     """Return an image from the project's own Dockerfile."""
 
     def context() -> dict[str, Path]:
-        top = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+        top = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "hatch_build.py")
         code = [file for file in (paths.REPOSITORY / name).rglob("*") if file.is_file()]
         files = [file for each in top if (file := paths.REPOSITORY / each).exists()] + code
         return {
-            str(file.relative_to(paths.REPOSITORY)): file for file in files if "__pycache__" not in file.parts
+            str(file.relative_to(paths.REPOSITORY)): file
+            for file in files
+            if "__pycache__" not in file.parts and file.suffix != ".binpb"
         }
 
     return Image(
