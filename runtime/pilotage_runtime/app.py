@@ -75,7 +75,7 @@ def server(
 ) -> DrainingServer:
     """Put the layers on top of each other."""
     lifecycle = Lifecycle()
-    access_log = AccessLog()
+    access_log = AccessLog(lines_per_second=settings.access_log_lines_per_second)
     allowed = control if settings.repository_control else None
     share = (memory.limit() or memory.total()) / settings.workers
     infer = InferHandler(repository, access_log, settings.max_body_bytes, int(share * _BUFFERED_SHARE))

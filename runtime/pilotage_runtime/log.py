@@ -46,18 +46,27 @@ def configure() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-# When it was answered, request id, method, path, status, seconds, error.
-_Answered = tuple[float, str, str, str, int, float, str | None]
+# When it was answered, request id, method, path, status, seconds, error, how many lines this one stands for.
+_Answered = tuple[float, str, str, str, int, float, str | None, int]
+# Beyond the lines that are always written in a second, one stands for so many.
+SAMPLED = 50
 
 
 class AccessLog:
-    """One line a request, buffered for at most FLUSH_SECONDS (the server flushes on that beat)."""
+    """One line a request, buffered for at most FLUSH_SECONDS (the server flushes on that beat).
 
-    def __init__(self, descriptor: int = 1) -> None:
+    Under load, lines are sampled: in each second the first `lines_per_second` are written, of the rest one in
+    SAMPLED, which says so. Successes and failures are counted apart, so that neither hides the other.
+    """
+
+    def __init__(self, descriptor: int = 1, lines_per_second: int = 1000) -> None:
         self._descriptor = descriptor
+        self._lines_per_second = lines_per_second
         self._answered: list[_Answered] = []
         self._second = 0
         self._stamp = ""
+        self._counted_second = 0
+        self._counts = [0, 0]  # successes and failures of that second
 
     def write(
         self,
@@ -70,7 +79,17 @@ class AccessLog:
         error: str | None = None,
     ) -> None:
         """Note one answered request; `request_id` and `method` need no escaping, a path and an error do."""
-        self._answered.append((time.time(), request_id, method, path, status, seconds, error))
+        now = time.time()
+        if int(now) != self._counted_second:
+            self._counted_second = int(now)
+            self._counts = [0, 0]
+        failed = status >= 400
+        count = self._counts[failed] = self._counts[failed] + 1
+        beyond = count - self._lines_per_second
+        if beyond > 0 and beyond % SAMPLED:
+            return
+        stands_for = SAMPLED if beyond > 0 else 1
+        self._answered.append((now, request_id, method, path, status, seconds, error, stands_for))
         if len(self._answered) >= _FLUSH_LINES:
             self.flush()
 
@@ -89,12 +108,14 @@ class AccessLog:
             return
 
     def _line(self, answered: _Answered) -> str:
-        at, request_id, method, path, status, seconds, error = answered
+        at, request_id, method, path, status, seconds, error, stands_for = answered
         second = int(at)
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         reason = "" if error is None else f',"error":{_quoted(error)}'
+        if stands_for > 1:
+            reason += f',"sampled":{stands_for}'
         return (
             f'{{"time":"{self._stamp}.{int((at - second) * 1e6):06d}Z","level":"info","logger":"access",'
             f'"request_id":"{request_id}","method":"{method}","path":{_quoted(path)},"status":{status},'

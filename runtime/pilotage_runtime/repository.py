@@ -51,13 +51,13 @@ class Repository:
     def __init__(self, sheet: Sheet) -> None:
         self.routes: dict[str, Engine] = {}
         self._versions: dict[str, dict[str, Version]] = {}
-        self._sheet = sheet
+        self.sheet = sheet
         # Where requests to paths of no model are counted: where there is but one model, against that.
         self.unknown = sheet.slot(0)
 
     def slot(self, number: int) -> Slot:
         """Give the slot that a version counts in."""
-        return self._sheet.slot(number)
+        return self.sheet.slot(number)
 
     def put(self, version: Version) -> None:
         """Note a version, or its new state."""
@@ -167,7 +167,7 @@ class Repository:
         if len(self._versions) == 1 and engines:
             self.unknown = next(iter(engines)).slot
         else:
-            self.unknown = self._sheet.slot(0)
+            self.unknown = self.sheet.slot(0)
             if not self.unknown.loaded:
                 self.unknown.start(0)
 

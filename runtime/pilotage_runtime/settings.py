@@ -86,6 +86,12 @@ class ServeSettings(_Common):
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"
     )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="answer 413 to a larger request")
+    access_log_lines_per_second: int = Field(
+        default=200,
+        ge=0,
+        description="access lines that a worker always writes in a second, successes and failures apart; of more, one "
+        "in 50, which says so",
+    )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a pod serves its network
     http_port: int = Field(default=8080, ge=0, le=65535, description="inference, health, metadata and /docs")
     grpc_port: int | None = Field(

@@ -42,7 +42,9 @@ _IN_FLIGHT = _DURATION_SUM + 5
 _LOADED = _DURATION_SUM + 6
 _PINNED = _DURATION_SUM + 7
 _RUNS = _DURATION_SUM + 8
-_WIDTH = _DURATION_SUM + 9
+# Of a worker and not of a model: kept in slot 0 of its sheet.
+_CONNECTIONS = _DURATION_SUM + 9
+_WIDTH = _DURATION_SUM + 10
 # A number outlives its model, so this bounds how many versions one process can ever have served.
 MAX_SLOTS = 4096
 # Requests that no model can be blamed for: the name in their path is served by none.
@@ -65,6 +67,19 @@ class Sheet:
         if descriptor != -1:
             os.ftruncate(descriptor, size)
         self._values: memoryview[float] = memoryview(mmap.mmap(descriptor, size)).cast("d")
+
+    def connected(self, change: int) -> None:
+        """Count a worker's connection in (1) or out (-1)."""
+        self._values[_CONNECTIONS] += change
+
+    @property
+    def connections(self) -> int:
+        """How many connections this worker holds."""
+        return int(self._values[_CONNECTIONS])
+
+    def begin(self) -> None:
+        """Begin, or go on after a worker that died: its connections died with it."""
+        self._values[_CONNECTIONS] = 0
 
     def slot(self, number: int) -> "Slot":
         """Give the slot of that number."""
@@ -190,6 +205,15 @@ class ModelCollector(Collector):
                 family.add_metric(of, total[at])
             load.add_metric(of, max(row[_LOAD_SECONDS] for row in rows))
             in_flight.add_metric(of, total[_IN_FLIGHT])
+        connections = GaugeMetricFamily(
+            "inference_worker_connections",
+            "Connections that each worker holds now: how evenly they spread.",
+            labels=["worker"],
+        )
+        for index, sheet in enumerate(self._sheets):
+            connections.add_metric([str(index)], sheet.connections)
+        if in_flight.samples:
+            yield connections
         for family in (requests, duration, confidence, *counters.values(), load, in_flight):
             if family.samples:
                 yield family

@@ -2,12 +2,13 @@
 
 import math
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from pilotage_runtime.telemetry import LATENCY_BOUNDS, Exposition, ModelLabels, Sheet
-from tests.runtime.conftest import Servers
+from tests.runtime.conftest import Servers, eventually
 from tests.runtime.test_http import request
 
 
@@ -140,6 +141,26 @@ def test_models_count_apart() -> None:
     text = Exposition(lambda: models, [sheet]).text().decode()
     assert 'inference_requests_total{code="200",model="a",version="1"} 0.0' in text
     assert 'inference_requests_total{code="200",model="b",version="3"} 1.0' in text
+
+
+def test_how_evenly_connections_spread_over_the_workers_is_told(models: Path, serve: Servers) -> None:
+    server = serve(models / "iris" / "1", "iris", workers=2)
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(8)]
+
+    def spread() -> list[float]:
+        return [
+            value
+            for (name, labels), value in sorted(server.metrics().items(), key=str)
+            if name == "inference_worker_connections"
+        ]
+
+    # Those of the test's own client, which asked whether the server is ready, are held too.
+    eventually(lambda: sum(spread()) >= 8)
+    assert len(spread()) == 2
+    for client in clients:
+        client.close()
+    server.client.close()
+    eventually(lambda: sum(spread()) == 0)
 
 
 def test_before_the_load_there_is_no_series() -> None:

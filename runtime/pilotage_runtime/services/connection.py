@@ -46,11 +46,13 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
+        self._inference.sheet.connected(1)
         # One that never says a word may stay no longer than one that has said its last.
         self._idle_since = self.loop.time()
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._inference.sheet.connected(-1)
         self._end_head_timer()
         for timer in (self._idle_timer, self._body_timer):
             if timer is not None:

@@ -32,6 +32,7 @@ class InferHandler:
         self, repository: Repository, access_log: AccessLog, max_body_bytes: int, max_buffered_bytes: int
     ) -> None:
         self._repository = repository
+        self.sheet = repository.sheet
         self._access_log = access_log
         self._max_body_bytes = max_body_bytes
         self._max_buffered_bytes = max(max_buffered_bytes, max_body_bytes)
