@@ -20,6 +20,7 @@ from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.server import Beside, DrainingServer
+from pilotage_runtime.services.tracing import from_environment
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Slot
 from pilotage_runtime.warmup import warm_up
@@ -78,7 +79,14 @@ def server(
     access_log = AccessLog(lines_per_second=settings.access_log_lines_per_second)
     allowed = control if settings.repository_control else None
     share = (memory.limit() or memory.total()) / settings.workers
-    infer = InferHandler(repository, access_log, settings.max_body_bytes, int(share * _BUFFERED_SHARE))
+    tracing = from_environment()
+    infer = InferHandler(
+        repository,
+        access_log,
+        max_body_bytes=settings.max_body_bytes,
+        max_buffered_bytes=int(share * _BUFFERED_SHARE),
+        tracing=tracing,
+    )
     edge = Edge(admin.build(repository, lifecycle, allowed), lifecycle, access_log)
     beside = list[Beside]()
     if settings.grpc_port is not None:
@@ -93,6 +101,7 @@ def server(
                 host=settings.host,
                 port=settings.grpc_port,
                 max_body_bytes=settings.max_body_bytes,
+                tracing=tracing,
             )
         )
     return DrainingServer(
@@ -103,4 +112,5 @@ def server(
         access_log=access_log,
         on_started=on_started,
         beside=beside,
+        on_stopped=[repository.close, *([tracing.close] if tracing is not None else [])],
     )

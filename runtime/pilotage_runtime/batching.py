@@ -13,6 +13,7 @@ All of it happens in the event loop's thread but the run itself, when that is pr
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ class Entry:
     Exactly one of the two is called, once, in the event loop's thread; none after `leave`.
     """
 
-    __slots__ = ("deadline", "ended", "inputs", "key", "outputs", "queued", "rows", "timer", "unseen")
+    __slots__ = ("deadline", "ended", "inputs", "key", "outputs", "queued", "ran", "rows", "timer", "unseen")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Entry:
         self.queued = False
         self.ended = False
         self.timer: asyncio.TimerHandle | None = None
+        self.ran: tuple[float, float] | None = None  # when its run began and ended, by time.perf_counter
 
     def succeeded(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
         """Take the answer: one value of `rows` rows for each spec."""
@@ -212,6 +214,7 @@ class Batcher:
 
     def _run(self, batch: list[Entry], rows: int, *, in_thread: bool) -> Outcome:
         head = batch[0]
+        began = time.perf_counter()
         try:
             if len(batch) == 1:
                 return self._runner.run(head.inputs, head.outputs, rows, in_thread=in_thread)
@@ -222,6 +225,10 @@ class Batcher:
         except Exception as error:  # an answer is owed even where what failed is ours
             logger.exception("a run failed unexpectedly")
             return ModelFailedError(f"the model's answer cannot be used: {type(error).__name__}")
+        finally:
+            ran = (began, time.perf_counter())
+            for entry in batch:
+                entry.ran = ran
         for spec, value in zip(specs, values, strict=True):
             if value.shape[:1] != (rows,):
                 return ModelFailedError(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -46,8 +47,10 @@ def configure() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-# When it was answered, request id, method, path, status, seconds, error, how many lines this one stands for.
-_Answered = tuple[float, str, str, str, int, float, str | None, int]
+# When it was answered, request id, method, path, status, seconds, error, how many lines this one stands for, and
+# the W3C trace context that came with it.
+_Answered = tuple[float, str, str, str, int, float, str | None, int, bytes | None]
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 # Beyond the lines that are always written in a second, one stands for so many.
 SAMPLED = 50
 
@@ -77,6 +80,7 @@ class AccessLog:
         seconds: float,
         *,
         error: str | None = None,
+        traceparent: bytes | None = None,
     ) -> None:
         """Note one answered request; `request_id` and `method` need no escaping, a path and an error do."""
         now = time.time()
@@ -89,7 +93,9 @@ class AccessLog:
         if beyond > 0 and beyond % SAMPLED:
             return
         stands_for = SAMPLED if beyond > 0 else 1
-        self._answered.append((now, request_id, method, path, status, seconds, error, stands_for))
+        self._answered.append(
+            (now, request_id, method, path, status, seconds, error, stands_for, traceparent)
+        )
         if len(self._answered) >= _FLUSH_LINES:
             self.flush()
 
@@ -108,12 +114,14 @@ class AccessLog:
             return
 
     def _line(self, answered: _Answered) -> str:
-        at, request_id, method, path, status, seconds, error, stands_for = answered
+        at, request_id, method, path, status, seconds, error, stands_for, traceparent = answered
         second = int(at)
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         reason = "" if error is None else f',"error":{_quoted(error)}'
+        if traceparent is not None and (match := _TRACEPARENT.match(traceparent)):
+            reason += f',"trace_id":"{match[1].decode()}"'
         if stands_for > 1:
             reason += f',"sampled":{stands_for}'
         return (

@@ -159,7 +159,9 @@ async def serving(
     repository.put(version)
     lifecycle = Lifecycle()
     log = AccessLog(descriptor=-1)
-    handler = InferHandler(repository, log, max_body_bytes, max_buffered_bytes)
+    handler = InferHandler(
+        repository, log, max_body_bytes=max_body_bytes, max_buffered_bytes=max_buffered_bytes
+    )
     config = uvicorn.Config(
         Edge(admin.build(repository, lifecycle), lifecycle, log), log_config=None, access_log=False
     )

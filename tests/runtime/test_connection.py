@@ -32,7 +32,9 @@ async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.Stre
     config.load()
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
     state = ServerState()
-    inference = InferHandler(Repository(Sheet()), AccessLog(descriptor=-1), 1000, 1000)
+    inference = InferHandler(
+        Repository(Sheet()), AccessLog(descriptor=-1), max_body_bytes=1000, max_buffered_bytes=1000
+    )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: Connection(inference, Lifecycle(), config=config, server_state=state, app_state={}),

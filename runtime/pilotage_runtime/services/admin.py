@@ -1,7 +1,5 @@
 """Everything but inference: health, metadata, the repository, OpenAPI and /docs, by FastAPI."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn, Protocol
 
 from fastapi import Body, FastAPI, Request
@@ -45,17 +43,10 @@ def forbidden() -> NoReturn:
 
 def build(repository: Repository, lifecycle: Lifecycle, control: Control | None = None) -> FastAPI:
     """Wire the paths that FastAPI serves."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        repository.close()
-
     app = FastAPI(
         title="Pilotage",
         description="Open Inference Protocol V2",
         version=__version__,
-        lifespan=lifespan,
     )
     _errors(app)
     _health(app, repository, lifecycle)

@@ -36,7 +36,7 @@ class Exchange:
 
     __slots__ = (
         "allowance", "content_encoding", "content_length", "content_type", "deadline", "json_length", "method", "path",
-        "pinned", "request_id", "started",
+        "pinned", "request_id", "started", "traceparent",
     )  # fmt: skip
 
     def __init__(self, method: str, path: str, headers: Iterable[Header]) -> None:
@@ -50,6 +50,7 @@ class Exchange:
         self.deadline: float | None = None
         self.allowance = 0  # milliseconds that the caller waits
         self.pinned = False
+        self.traceparent: bytes | None = None
         given: bytes | None = None
         for name, value in headers:
             if name == b"content-length":
@@ -67,6 +68,8 @@ class Exchange:
                 self.allowance = int(value)
             elif name == b"x-pilotage-pinned":
                 self.pinned = True
+            elif name == b"traceparent":
+                self.traceparent = value
         if self.allowance:
             self.deadline = asyncio.get_running_loop().time() + self.allowance / 1000
         self.request_id = (

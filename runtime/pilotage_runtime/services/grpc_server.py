@@ -18,6 +18,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.admin import EXTENSIONS, Control, forbidden
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.lifecycle import Lifecycle
+from pilotage_runtime.services.tracing import Tracing
 
 FINISH_SECONDS = 300
 _MAX_STREAMS = 1000  # at a time on one connection; beyond it they wait their turn
@@ -59,7 +60,9 @@ class GrpcServer:
         host: str,
         port: int,
         max_body_bytes: int,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._repository = repository
         self._lifecycle = lifecycle
@@ -266,8 +269,21 @@ class GrpcServer:
         else:
             slot.leave(status, seconds)
         self._access_log.write(
-            exchange.request_id, exchange.method, exchange.path, status, seconds, error=error
+            exchange.request_id,
+            exchange.method,
+            exchange.path,
+            status,
+            seconds,
+            error=error,
+            traceparent=exchange.traceparent,
         )
+        if self._tracing is not None:
+            self._tracing.ended(
+                exchange,
+                status,
+                seconds,
+                model=(engine.name, engine.version) if engine is not None else None,
+            )
 
 
 def _headers(context: Context) -> list[tuple[bytes, bytes]]:

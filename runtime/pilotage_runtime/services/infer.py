@@ -17,6 +17,7 @@ from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.call import Call
 from pilotage_runtime.services.exchange import Answer, refusal
+from pilotage_runtime.services.tracing import Tracing
 
 _CLIENT_CLOSED = 499  # as nginx writes it
 _INTERNAL = "internal error; the log has it under this request's id"
@@ -29,11 +30,18 @@ class InferHandler:
     """POST /v2/models/M[/versions/V]/infer."""
 
     def __init__(
-        self, repository: Repository, access_log: AccessLog, max_body_bytes: int, max_buffered_bytes: int
+        self,
+        repository: Repository,
+        access_log: AccessLog,
+        *,
+        max_body_bytes: int,
+        max_buffered_bytes: int,
+        tracing: Tracing | None = None,
     ) -> None:
         self._repository = repository
         self.sheet = repository.sheet
         self._access_log = access_log
+        self._tracing = tracing
         self._max_body_bytes = max_body_bytes
         self._max_buffered_bytes = max(max_buffered_bytes, max_body_bytes)
         self._buffered = 0
@@ -107,7 +115,25 @@ class InferHandler:
             call.slot.leave_pinned()
         else:
             call.slot.leave(answer.status, seconds)
-        self._access_log.write(call.request_id, "POST", call.path, answer.status, seconds, error=answer.error)
+        self._access_log.write(
+            call.request_id,
+            "POST",
+            call.path,
+            answer.status,
+            seconds,
+            error=answer.error,
+            traceparent=call.traceparent,
+        )
+        if self._tracing is not None:
+            engine, entry = call.engine, call.entry
+            self._tracing.ended(
+                call,
+                answer.status,
+                seconds,
+                model=(engine.name, engine.version) if engine is not None else None,
+                rows=entry.rows if entry is not None else 0,
+                ran=entry.ran if entry is not None else None,
+            )
 
     def abandoned(self, call: Call) -> None:
         """Count and log a request whose caller left; one that was never whole is nobody's failure."""

@@ -46,6 +46,7 @@ class DrainingServer(uvicorn.Server):
         access_log: AccessLog,
         on_started: Callable[[], None],
         beside: Sequence[Beside] = (),
+        on_stopped: Sequence[Callable[[], None]] = (),
     ) -> None:
         super().__init__(config(app, functools.partial(Connection, inference, lifecycle)))
         self._lifecycle = lifecycle
@@ -53,6 +54,7 @@ class DrainingServer(uvicorn.Server):
         self._access_log = access_log
         self._on_started = on_started
         self._beside = beside
+        self._on_stopped = on_stopped
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then say so."""
@@ -67,6 +69,8 @@ class DrainingServer(uvicorn.Server):
         # Together: each may have its last requests to finish.
         await asyncio.gather(super().shutdown(sockets), *(server.stop() for server in self._beside))
         self._access_log.flush()
+        for close in self._on_stopped:
+            close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
