@@ -3,12 +3,11 @@
 import logging
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pilotage_runtime import formats
+from pilotage_runtime import archive, formats
 from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import (
     TRANSIENT,
@@ -22,12 +21,15 @@ from pilotage_runtime.failure import (
 from pilotage_runtime.fetched import CONTENT, MARKER, Marker, read_marker
 from pilotage_runtime.settings import FetchSettings
 from pilotage_runtime.sources import open_source
+from pilotage_runtime.sources.journal import Journal
+from pilotage_runtime.sources.parts import PART_BYTES
 from pilotage_runtime.sources.transfer import Transfer
 
 ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
-_PARTIAL = ".partial-"
+_PARTIAL = ".partial"
+_FILES, _JOURNAL, _UNPACKED = "files", "journal", "unpacked"
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,10 @@ def main(settings: FetchSettings) -> int:
 
 
 def fetch(settings: FetchSettings, sleep: Callable[[float], object] = time.sleep) -> Marker:
-    """Bring the model to its folder, whole and verified, or raise StartFailure and leave nothing."""
+    """Bring the model to its folder, whole and verified, or raise StartFailure.
+
+    After a failure nothing is left but parts that a later run of this pod goes on behind.
+    """
     model_dir = settings.model_dir
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
@@ -58,13 +63,20 @@ def fetch(settings: FetchSettings, sleep: Callable[[float], object] = time.sleep
         if present is not None:
             logger.info("already fetched", extra={"digest": present.digest})
             return present
-        for leftover in (*model_dir.glob(f"{_PARTIAL}*"), model_dir / CONTENT):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=model_dir))
+        shutil.rmtree(model_dir / CONTENT, ignore_errors=True)
+        partial = model_dir / _PARTIAL
+        (partial / _FILES).mkdir(parents=True, exist_ok=True)
+        journal = Journal(partial / _JOURNAL, settings.model_uri, PART_BYTES)
         try:
-            return _download_and_verify(settings, partial, sleep)
+            marker = _download_and_verify(settings, partial, journal, sleep)
+            journal.clear()
+        except StartFailure as failure:
+            if failure.reason not in TRANSIENT:
+                journal.clear()
+            raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if journal.empty:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         if disk_full(error):
             raise StartFailure(
@@ -73,44 +85,82 @@ def fetch(settings: FetchSettings, sleep: Callable[[float], object] = time.sleep
         raise StartFailure(
             Stage.DOWNLOAD, Reason.STORE_UNAVAILABLE, f"cannot write {model_dir}: {error}"
         ) from error
-
-
-def _download_and_verify(settings: FetchSettings, partial: Path, sleep: Callable[[float], object]) -> Marker:
-    size = _download(settings, partial, sleep)
-    found = digest(partial)
-    _verify_digest(settings, found)
-    formats.detect(partial, Stage.VERIFY, settings.model_format)
-    marker = Marker(uri=settings.model_uri, digest=found, bytes=size)
-    # serve runs as another container of the pod and may have another user.
-    partial.chmod(0o755)
-    partial.rename(settings.model_dir / CONTENT)
-    written = settings.model_dir / f"{MARKER}.new"
-    written.write_text(marker.model_dump_json())
-    written.rename(settings.model_dir / MARKER)
-    logger.info("fetched", extra={"digest": found, "bytes": size})
     return marker
 
 
-def _download(settings: FetchSettings, partial: Path, sleep: Callable[[float], object]) -> int:
-    source = open_source(settings)
+def _download_and_verify(
+    settings: FetchSettings, partial: Path, journal: Journal, sleep: Callable[[float], object]
+) -> Marker:
+    files = partial / _FILES
+    transfer = _download(settings, files, journal, sleep)
+    found = digest(files)
+    if transfer.resumed and not _is_expected(settings, found):
+        # Before the model is blamed: an earlier run's parts may be what is wrong.
+        logger.warning(
+            "parts of an earlier run do not fit; all of it is fetched anew", extra={"digest": found}
+        )
+        journal.clear()
+        transfer = _download(settings, files, journal, sleep)
+        found = digest(files)
+    _verify_digest(settings, found)
+    marker = Marker(uri=settings.model_uri, digest=found, bytes=transfer.bytes)
+    served = _unpacked(files, partial / _UNPACKED, settings.max_model_bytes)
+    if served is not files:
+        marker.unpacked = digest(served)
+    formats.detect(served, Stage.VERIFY, settings.model_format)
+    # serve runs as another container of the pod and may have another user.
+    served.chmod(0o755)
+    served.rename(settings.model_dir / CONTENT)
+    written = settings.model_dir / f"{MARKER}.new"
+    written.write_text(marker.model_dump_json())
+    written.rename(settings.model_dir / MARKER)
+    logger.info("fetched", extra={"digest": found, **transfer.progress()})
+    return marker
+
+
+def _unpacked(files: Path, into: Path, limit: int) -> Path:
+    """Unpack a model that came as one archive; give the folder to serve from."""
+    inside = list(files.iterdir())
+    if len(inside) != 1 or not inside[0].is_file() or not archive.is_archive(inside[0]):
+        return files
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir()
+    size = archive.unpack(inside[0], into, limit)
+    logger.info("unpacked", extra={"archive": inside[0].name, "bytes": size})
+    return into
+
+
+def _download(
+    settings: FetchSettings, files: Path, journal: Journal, sleep: Callable[[float], object]
+) -> Transfer:
     for attempt in range(1, ATTEMPTS + 1):
-        transfer = Transfer(settings.max_model_bytes)
+        journal.trim(files)
+        transfer = Transfer(settings.max_model_bytes, journal=journal, parallel=settings.parallel_downloads)
         logger.info("download begins", extra={"uri": _without_query(settings.model_uri), "attempt": attempt})
         try:
-            source.download(partial, transfer)
+            open_source(settings).download(files, transfer)
         except StartFailure as failure:
             if failure.reason not in TRANSIENT or attempt == ATTEMPTS:
                 raise
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.5, 1)  # noqa: S311 - spreads pods that start together
             logger.warning(
-                "%s", failure.message, extra={"reason": failure.reason, "retry_in_seconds": round(pause, 2)}
+                "%s",
+                failure.message,
+                extra={
+                    "reason": failure.reason,
+                    "retry_in_seconds": round(pause, 2),
+                    **transfer.progress(),
+                },
             )
-            _empty(partial)
             sleep(pause)
         else:
-            return transfer.bytes
+            return transfer
     raise AssertionError
+
+
+def _is_expected(settings: FetchSettings, found: str) -> bool:
+    return {settings.model_digest or found, _pinned(settings) or found} == {found}
 
 
 def _verify_digest(settings: FetchSettings, found: str) -> None:
@@ -138,8 +188,8 @@ def _already_there(settings: FetchSettings) -> Marker | None:
         (settings.model_dir / MARKER).unlink(missing_ok=True)
         return None
     content = settings.model_dir / CONTENT
-    expected = {marker.digest, settings.model_digest or marker.digest, _pinned(settings) or marker.digest}
-    if content.is_dir() and expected == {digest(content)}:
+    kept = content.is_dir() and digest(content) == (marker.unpacked or marker.digest)
+    if kept and _is_expected(settings, marker.digest):
         return marker
     (settings.model_dir / MARKER).unlink(missing_ok=True)
     return None
@@ -151,14 +201,6 @@ def _pinned(settings: FetchSettings) -> str | None:
         return settings.pinned_digest_file.read_text().strip() or None
     except FileNotFoundError:
         return None
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _without_query(uri: str) -> str:

@@ -18,6 +18,8 @@ class Marker(BaseModel):
     uri: str
     digest: str
     bytes: int
+    unpacked: str | None = None
+    """Digest of the files that came out of an archive; `digest` is that of the archive itself."""
 
 
 def read_marker(model_dir: Path) -> Marker | None:

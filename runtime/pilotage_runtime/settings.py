@@ -48,6 +48,12 @@ class FetchSettings(_Common):
         default=False, description="let the model come from private network addresses"
     )
     max_model_bytes: int = Field(default=10 * 2**30, gt=0, description="refuse a model larger than this")
+    parallel_downloads: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="parts that are downloaded at once; each takes up to 16 MiB of memory",
+    )
 
 
 class ServeSettings(_Common):

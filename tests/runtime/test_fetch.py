@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pilotage_runtime import fetch as fetching
-from pilotage_runtime.failure import Reason, StartFailure, report
+from pilotage_runtime.failure import TRANSIENT, Reason, StartFailure, report
 from pilotage_runtime.fetched import model_root, read_marker
 from pilotage_runtime.settings import FetchSettings
 from pilotage_runtime.sources import address
@@ -40,8 +40,8 @@ def fails(stated: FetchSettings) -> StartFailure:
         fetching.fetch(stated, sleep=lambda _: None)
     # Whatever went wrong: nothing that serve could take for a model, nothing half-made.
     assert read_marker(stated.model_dir) is None
-    assert list(stated.model_dir.glob("*")) == []
-    assert list(stated.model_dir.glob(".partial-*")) == []
+    assert list(stated.model_dir.glob("*")) in ([], [stated.model_dir / ".partial"])
+    assert (stated.model_dir / ".partial").exists() <= (failure.value.reason in TRANSIENT)
     return failure.value
 
 
@@ -177,11 +177,12 @@ def test_transient_failures_are_retried_with_rising_pauses_and_then_given_up(
 
     whole = b"\x08\x09\x3a\x00"  # the smallest ONNX: a version and an empty graph
     pauses: list[float] = []
-    monkeypatch.setattr(fetching, "open_source", lambda _: Flaky(4))
+    steady, hopeless = Flaky(4), Flaky(5)
+    monkeypatch.setattr(fetching, "open_source", lambda _: steady)
     assert fetching.fetch(settings(tmp_path), sleep=pauses.append).digest == sha256(whole)
     assert len(pauses) == 4
     assert all(0.5 * 2**at <= pause <= 2**at for at, pause in enumerate(pauses))
-    monkeypatch.setattr(fetching, "open_source", lambda _: Flaky(5))
+    monkeypatch.setattr(fetching, "open_source", lambda _: hopeless)
     failure = fails(settings(tmp_path, model_dir=tmp_path / "again"))
     assert (failure.reason, failure.exit_code) == ("Truncated", 75)
 
@@ -211,8 +212,8 @@ def test_an_earlier_fetch_of_this_pod_is_kept_only_if_its_bytes_still_match(
 
 def test_leftovers_of_a_killed_fetch_are_never_used(tmp_path: Path, content: bytes) -> None:
     stated = settings(tmp_path)
-    (stated.model_dir / ".partial-old").mkdir(parents=True)
-    (stated.model_dir / ".partial-old" / "model.onnx").write_bytes(content[:50])
+    (stated.model_dir / ".partial" / "files").mkdir(parents=True)
+    (stated.model_dir / ".partial" / "files" / "half.onnx").write_bytes(content[:50])
     (stated.model_dir / "model").mkdir()
     (stated.model_dir / "model" / "other.onnx").write_bytes(b"half")
     fetching.fetch(stated)
@@ -301,7 +302,7 @@ def test_an_interrupted_fetch_ends_at_once_and_leaves_nothing(tmp_path: Path, co
         ),
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    eventually(lambda: list((tmp_path / "models").glob(".partial-*")))
+    eventually(lambda: list((tmp_path / "models").glob(".partial")))
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
     assert list((tmp_path / "models").iterdir()) == []

@@ -11,9 +11,12 @@ import httpx
 import pytest
 
 from pilotage_runtime import fetch as fetching
+from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.fetched import model_root
+from pilotage_runtime.sources.parts import PART_BYTES, RemoteFile
 from tests.runtime.conftest import eventually, free_port
 from tests.runtime.test_fetch import fails, settings, sha256
+from tests.runtime.test_https import large_model
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VERSITYGW = CACHE / "pilotage" / "bin" / "versitygw"
@@ -167,3 +170,102 @@ def test_a_store_that_is_down_is_the_infrastructures_fault(store: Store, tmp_pat
     store.write_key("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     failure = fails(store.settings(tmp_path, "s3://models/fraud/1"))
     assert (failure.reason, failure.exit_code) == ("StoreUnavailable", 75)
+
+
+def object_of(store: Store, name: str, data: bytes) -> Path:
+    path = store.bucket / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def put(store: Store, key: str, data: bytes, **more: Any) -> None:
+    """Upload as an SDK does: the store keeps the checksum that comes along."""
+    import s3fs  # noqa: PLC0415
+
+    client = s3fs.S3FileSystem(
+        key="pilotage", secret="pilotage-secret", endpoint_url=f"http://localhost:{store.port}",
+        client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True,
+    )  # fmt: skip
+    client.call_s3("put_object", Bucket="models", Key=key, Body=data, **more)
+
+
+def test_a_large_object_comes_in_parts_of_one_version(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilotage_runtime.sources.s3 import S3Store  # noqa: PLC0415
+
+    old, new = large_model(3 * PART_BYTES), large_model(3 * PART_BYTES)
+    put(store, "large/model.onnx", old)
+    read, asked = S3Store.read, []
+
+    def overwritten(self: S3Store, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
+        asked.append(start)
+        if len(asked) == 2:
+            put(store, "large/model.onnx", new)
+        return read(self, file, start, end)
+
+    monkeypatch.setattr(S3Store, "read", overwritten)
+    stated = store.settings(tmp_path, "s3://models/large", parallel_downloads=1)
+    assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(new)
+    assert asked == [at * PART_BYTES for at in (0, 1, 0, 1, 2, 3)]
+
+
+def test_a_store_that_comes_back_is_gone_on_with(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilotage_runtime.sources.s3 import S3Store  # noqa: PLC0415
+
+    content = large_model(3 * PART_BYTES)
+    put(store, "steady/model.onnx", content)
+    read, asked = S3Store.read, []
+
+    def unsteady(self: S3Store, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
+        asked.append(start)
+        if len(asked) == 3:
+            raise StartFailure(Stage.DOWNLOAD, Reason.STORE_UNAVAILABLE, "gone")
+        return read(self, file, start, end)
+
+    monkeypatch.setattr(S3Store, "read", unsteady)
+    stated = store.settings(tmp_path, "s3://models/steady", parallel_downloads=1)
+    assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(content)
+    assert asked == [at * PART_BYTES for at in (0, 1, 2, 2, 3)]
+
+
+@pytest.mark.parametrize("algorithm", ["SHA256", "CRC32"])
+def test_what_does_not_have_the_stores_checksum_is_damaged(
+    store: Store, tmp_path: Path, models: Path, algorithm: str
+) -> None:
+    content = (models / "iris" / "1" / "model.onnx").read_bytes()
+    key = f"summed-{algorithm.lower()}/model.onnx"
+    put(store, key, content, ChecksumAlgorithm=algorithm)
+    uri = f"s3://models/{key}"
+    assert fetching.fetch(store.settings(tmp_path, uri, model_dir=tmp_path / "a")).digest == sha256(content)
+    # What the disk under the store loses, the store does not notice.
+    with (store.bucket / key).open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(b"damaged")
+    failure = fails(store.settings(tmp_path, uri))
+    assert (failure.reason, failure.exit_code) == ("Truncated", 75)
+    assert "arrived damaged" in failure.message
+
+
+def test_an_empty_object_and_a_missing_name_do_not_break_a_folder(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.bucket / "fraud" / "1", store.bucket / "withempty")
+    object_of(store, "withempty/EMPTY", b"")
+    stated = store.settings(tmp_path, "s3://models/withempty")
+    fetching.fetch(stated)
+    assert (model_root(stated.model_dir) / "EMPTY").read_bytes() == b""
+
+
+def test_an_endpoint_cannot_send_the_fetch_to_a_private_address(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address in a URL is asked of no resolver, so sockets are judged too."""
+    from pilotage_runtime.sources import address  # noqa: PLC0415
+
+    store.write_key("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store.port}")
+    monkeypatch.setattr(address, "resolve", lambda host, port, *, allow_private: ["192.0.2.1"])
+    failure = fails(store.settings(tmp_path, "s3://models/fraud/1", allow_private_addresses=False))
+    assert failure.reason == "AddressNotAllowed"
+    assert "127.0.0.1" in failure.message

@@ -13,22 +13,25 @@ class Source(Protocol):
     """One place that holds a model."""
 
     def download(self, into: Path, transfer: Transfer) -> None:
-        """Write every file of the model under `into`, an empty folder; raise StartFailure otherwise."""
+        """Write every file of the model under `into`, where lies only what the transfer's journal knows."""
         ...
 
 
 def open_source(settings: FetchSettings) -> Source:
     """Choose the source by the URI's scheme."""
-    scheme = urlsplit(settings.model_uri).scheme
+    uri, private = settings.model_uri, settings.allow_private_addresses
+    scheme = urlsplit(uri).scheme
     match scheme:
         case "https":
-            from pilotage_runtime.sources.https import HttpsSource  # noqa: PLC0415
+            from pilotage_runtime.sources.https import HttpsStore  # noqa: PLC0415
+            from pilotage_runtime.sources.parts import InParts  # noqa: PLC0415
 
-            return HttpsSource(settings.model_uri, settings.allow_private_addresses)
+            return InParts(HttpsStore(uri, private))
         case "s3":
-            from pilotage_runtime.sources.s3 import S3Source  # noqa: PLC0415
+            from pilotage_runtime.sources.parts import InParts  # noqa: PLC0415
+            from pilotage_runtime.sources.s3 import S3Store  # noqa: PLC0415
 
-            return S3Source(settings.model_uri, settings.credentials_dir, settings.allow_private_addresses)
+            return InParts(S3Store(uri, settings.credentials_dir, private))
         case "pvc":
             from pilotage_runtime.sources.pvc import PvcSource  # noqa: PLC0415
 

@@ -1,8 +1,10 @@
 """Models in S3 and what speaks its protocol: an object, or everything below a prefix."""
 
+import base64
 import os
 import re
-import socket
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,20 +12,23 @@ from urllib.parse import urlsplit
 import aiohttp
 import botocore.exceptions
 import s3fs
-from aiohttp.abc import AbstractResolver, ResolveResult
-from fsspec.callbacks import Callback
+from fsspec.asyn import sync
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure, disk_full
-from pilotage_runtime.sources import address
-from pilotage_runtime.sources.transfer import Transfer
+from pilotage_runtime.sources import address, connect, credentials
+from pilotage_runtime.sources.checksum import Checksum
+from pilotage_runtime.sources.parts import RemoteFile, VersionChangedError
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_NEEDED = " and ".join(_KEYS)
+_NAMES = (*_KEYS, "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 # Roles that a cloud grants to the pod itself.
 _POD_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+_CHECKSUMS = (("ChecksumSHA256", "sha256"), ("ChecksumSHA1", "sha1"), ("ChecksumCRC32", "crc32"))
 
 
-class S3Source:
+class S3Store:
     """A bucket and a key or prefix, with the keys of the mounted Secret."""
 
     def __init__(self, uri: str, credentials_dir: Path, allow_private: bool) -> None:
@@ -33,44 +38,64 @@ class S3Source:
             raise _failure(
                 Reason.INVALID_URI, f"{uri!r} should be s3://BUCKET/KEY, a file or a folder of the bucket"
             )
-        self._credentials = _read_credentials(credentials_dir)
+        self._credentials = credentials.read(credentials_dir, _NAMES, _NEEDED)
+        lacking = [name for name in _KEYS if credentials_dir.is_dir() and name not in self._credentials]
+        if lacking:
+            raise credentials.missing(
+                f"the Secret of credentialsSecretRef lacks {' and '.join(lacking)}; it has "
+                f"{sorted(self._credentials) or 'no such key'}"
+            )
         self._allow_private = allow_private
+        self._store = self._connect()
 
-    def download(self, into: Path, transfer: Transfer) -> None:
-        """Fetch the object, or every object below the prefix."""
-        try:
-            self._download(into, transfer)
-        except Exception as error:  # s3fs lets through what botocore, aiohttp and asyncio raise
-            if own := _start_failure(error):
-                raise own from error
-            if isinstance(error, OSError) and disk_full(error):
-                raise
-            raise self._store_failure(error) from error
-
-    def _download(self, into: Path, transfer: Transfer) -> None:
-        store = self._connect()
+    def files(self) -> list[RemoteFile]:
+        """List the object, or every object below the prefix."""
         path = f"{self._bucket}/{self._key}"
-        try:
-            info = store.info(path)
-        except FileNotFoundError:
-            raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds no {self._key}") from None
-        if info["type"] == "file":
-            files = {self._key.rpartition("/")[2]: info}
-        else:
-            found = store.find(path, detail=True)
-            # A "folder" made by a console is an empty object of that name.
-            files = {name[len(path) + 1 :]: found[name] for name in sorted(found) if not name.endswith("/")}
+        with self._explained():
+            try:
+                info = self._store.info(path)
+            except FileNotFoundError:
+                raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds no {self._key}") from None
+            if info["type"] == "file":
+                return [_remote(self._key.rpartition("/")[2], info)]
+            found = self._store.find(path, detail=True)
+        # A "folder" made by a console is an empty object of that name.
+        files = [
+            _remote(name[len(path) + 1 :], found[name]) for name in sorted(found) if not name.endswith("/")
+        ]
         if not files:
             raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds nothing below {self._key}")
-        transfer.expect(sum(int(entry["size"]) for entry in files.values()))
-        for name, entry in files.items():
-            self._get(store, entry, transfer.target(into, name), transfer)
+        return files
 
-    def _get(self, store: Any, info: dict[str, Any], target: Path, transfer: Transfer) -> None:
-        store.get_file(info["name"], str(target), callback=_Progress(transfer))
-        came = target.stat().st_size
-        if came != int(info["size"]):
-            raise _failure(Reason.TRUNCATED, f"{info['name']} is {info['size']} bytes, of which {came} came")
+    def read(self, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
+        """Ask for a range under the condition that the object is the listed one."""
+        wanted: dict[str, Any] = {"Bucket": self._bucket, "Key": file.key}
+        if file.size != 0:
+            wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if file.version:
+            wanted["IfMatch"] = file.version
+        with self._explained():
+            body = self._store.call_s3("get_object", **wanted)["Body"]
+            try:
+                data: Any = sync(self._store.loop, body.read)
+            finally:
+                body.close()
+        yield data
+
+    def checksum(self, file: RemoteFile) -> Checksum | None:
+        """Take a checksum that the uploader's SDK left, unless it is one of the parts of an upload."""
+        wanted = {"IfMatch": file.version} if file.version else {}
+        with self._explained():
+            head = self._store.call_s3(
+                "head_object", Bucket=self._bucket, Key=file.key, ChecksumMode="ENABLED", **wanted
+            )
+        for field, algorithm in _CHECKSUMS:
+            if head.get(field) and head.get("ChecksumType") != "COMPOSITE" and "-" not in head[field]:
+                return Checksum(algorithm, base64.b64decode(head[field]))
+        return None
+
+    def close(self) -> None:
+        """Leave connections to s3fs, which closes them with its event loop."""
 
     def _connect(self) -> Any:
         endpoint = self._credentials.get("AWS_ENDPOINT_URL")
@@ -80,7 +105,7 @@ class S3Source:
                 raise _failure(
                     Reason.INVALID_URI, f"AWS_ENDPOINT_URL should be http(s)://HOST, but is {endpoint!r}"
                 )
-            # aiohttp does not ask the resolver about an address; so it is judged here, as a name's first answer is.
+            # Said before anything is tried: a refused address is no store that is down.
             address.resolve(parts.hostname, parts.port or 443, allow_private=self._allow_private)
         # Retries are made, counted and logged in one place, which is fetch: neither s3fs nor botocore makes its own.
         key, secret = (self._credentials.get(name) for name in _KEYS)
@@ -88,15 +113,20 @@ class S3Source:
             anon=key is None and not any(name in os.environ for name in _POD_IDENTITY),
             key=key,
             secret=secret,
+            token=self._credentials.get("AWS_SESSION_TOKEN"),
             client_kwargs={
                 "endpoint_url": endpoint,
-                "region_name": self._credentials.get("AWS_REGION", "us-east-1"),
+                "region_name": self._credentials.get("AWS_REGION")
+                or os.environ.get("AWS_REGION")
+                or "us-east-1",
             },
             config_kwargs={
                 "connect_timeout": 10,
                 "read_timeout": 30,
                 "retries": {"max_attempts": 1},
-                "connector_args": {"resolver": _JudgingResolver(self._allow_private)},
+                # Whole files are compared here; some stores send a whole file's checksum with each of its parts.
+                "response_checksum_validation": "when_required",
+                "connector_args": connect.connector_arguments(allow_private=self._allow_private),
             },
             skip_instance_cache=True,
             use_listings_cache=False,
@@ -104,18 +134,33 @@ class S3Source:
         store.retries = 1
         return store
 
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:  # s3fs lets through what botocore, aiohttp and asyncio raise
+            if own := connect.own_failure(error):
+                raise own from error
+            if isinstance(error, OSError) and disk_full(error):
+                raise
+            if _is_another_version(error):
+                raise VersionChangedError from error
+            raise self._store_failure(error) from error
+
     def _store_failure(self, error: Exception) -> StartFailure:
         name, text = type(error).__name__, " ".join(str(error).split())[:300]
         if isinstance(error, PermissionError):
             if not self._credentials:
-                return _failure(
-                    Reason.CREDENTIALS_MISSING,
-                    f"the bucket {self._bucket} is not public: name a Secret with {' and '.join(_KEYS)} in "
-                    "credentialsSecretRef",
+                return credentials.missing(
+                    f"the bucket {self._bucket} is not public: name a Secret with {_NEEDED} in credentialsSecretRef"
                 )
             return _failure(Reason.ACCESS_DENIED, f"the store refuses these keys for {self._bucket}: {text}")
         if isinstance(error, botocore.exceptions.NoCredentialsError):
-            return _failure(Reason.CREDENTIALS_MISSING, f"the Secret needs {' and '.join(_KEYS)}")
+            return credentials.missing(f"the Secret needs {_NEEDED}")
+        if isinstance(error, FileNotFoundError):
+            return _failure(
+                Reason.NOT_FOUND, f"the bucket {self._bucket} lost a file while it was read: {text}"
+            )
         timeouts = (
             TimeoutError,
             botocore.exceptions.ReadTimeoutError,
@@ -128,70 +173,15 @@ class S3Source:
         return _failure(Reason.STORE_UNAVAILABLE, f"the store cannot be read: {name}: {text}")
 
 
-class _Progress(Callback):
-    """Lets the size limit stop a download while it runs."""
-
-    def __init__(self, transfer: Transfer) -> None:
-        super().__init__()
-        self._transfer = transfer
-
-    def relative_update(self, inc: int = 1) -> None:
-        self._transfer.add(inc)
+def _remote(name: str, info: dict[str, Any]) -> RemoteFile:
+    key = info["name"].partition("/")[2]
+    return RemoteFile(name, key, int(info["size"]), info.get("ETag") or None)
 
 
-class _JudgingResolver(AbstractResolver):
-    """Resolves for each connection, redirects to other regions included, and connects to nothing else."""
-
-    def __init__(self, allow_private: bool) -> None:
-        self._allow_private = allow_private
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        del family
-        return [
-            ResolveResult(
-                hostname=host,
-                host=found,
-                port=port,
-                family=socket.AF_INET6 if ":" in found else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for found in address.resolve(host, port, allow_private=self._allow_private)
-        ]
-
-    async def close(self) -> None:
-        """Hold nothing."""
-
-
-def _read_credentials(folder: Path) -> dict[str, str]:
-    if not folder.is_dir():
-        return {}
-    names = (*_KEYS, "AWS_ENDPOINT_URL", "AWS_REGION")
-    found = {name: (folder / name).read_text().strip() for name in names if (folder / name).is_file()}
-    if not any(folder.iterdir()):
-        raise _failure(
-            Reason.CREDENTIALS_MISSING,
-            "the Secret that spec.model.credentialsSecretRef names is not there, or is empty; it needs"
-            f" {' and '.join(_KEYS)}",
-        )
-    missing = [name for name in _KEYS if not found.get(name)]
-    if missing:
-        raise _failure(
-            Reason.CREDENTIALS_MISSING,
-            f"the Secret of credentialsSecretRef lacks {' and '.join(missing)}; it has {sorted(found) or 'no such key'}",
-        )
-    return found
-
-
-def _start_failure(error: BaseException | None) -> StartFailure | None:
-    """Find our own failure (an address, the size limit) inside what the libraries made of it."""
-    while error is not None:
-        if isinstance(error, StartFailure):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+def _is_another_version(error: BaseException) -> bool:
+    cause = error.__cause__
+    answer = cause.response if isinstance(cause, botocore.exceptions.ClientError) else {}
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
 
 def _failure(reason: Reason, message: str) -> StartFailure:

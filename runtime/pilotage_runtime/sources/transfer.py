@@ -2,10 +2,12 @@
 
 import logging
 import re
+import threading
 import time
 from pathlib import Path, PurePosixPath
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.sources.journal import Journal
 
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 10_000
@@ -16,14 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 class Transfer:
-    """Counts what arrives; raises as soon as it is, or is announced to be, too much."""
+    """One try to bring a model: counts what arrives, from several threads, and raises as soon as it is too much."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, journal: Journal | None = None, parallel: int = 1) -> None:
         self.limit = limit
+        self.journal = journal
+        """What an earlier try brought, for sources that can go on behind it."""
+        self.parallel = parallel
         self.bytes = 0
+        self.resumed = 0
         self._expected = 0
         self._files = 0
-        self._logged = time.monotonic()
+        self._lock = threading.Lock()
+        self._began = self._logged = time.monotonic()
 
     def expect(self, size: int) -> None:
         """Take note of an announced size before its bytes come."""
@@ -31,15 +38,33 @@ class Transfer:
         if self._expected > self.limit:
             raise self._too_large(f"is {self._expected} bytes")
 
+    def already_there(self, size: int) -> None:
+        """Count bytes that an earlier try brought."""
+        self.resumed += size
+        self.add(size)
+
     def add(self, size: int) -> None:
         """Count bytes that arrived."""
-        self.bytes += size
+        with self._lock:
+            self.bytes += size
+            now = time.monotonic()
+            due = now - self._logged >= _PROGRESS_SECONDS
+            if due:
+                self._logged = now
         if self.bytes > self.limit:
             raise self._too_large(f"is more than {self.limit} bytes")
-        now = time.monotonic()
-        if now - self._logged >= _PROGRESS_SECONDS:
-            self._logged = now
-            logger.info("downloading", extra={"bytes": self.bytes, "of": self._expected or None})
+        if due:
+            logger.info("downloading", extra=self.progress())
+
+    def progress(self) -> dict[str, float]:
+        """How far the download is, as a log line tells it."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        told: dict[str, float] = {"bytes": self.bytes}
+        if self._expected:
+            told |= {"of": self._expected, "percent": round(100 * self.bytes / self._expected, 1)}
+        if self.resumed:
+            told["resumed"] = self.resumed
+        return told | {"bytes_per_second": round((self.bytes - self.resumed) / seconds)}
 
     def target(self, folder: Path, name: str) -> Path:
         """Place a file that the source calls `name`; refuse a name that would leave the folder."""
