@@ -1,13 +1,16 @@
 """`pilotage-runtime fetch`: download, verify, and only then show the model to `serve`."""
 
+import contextlib
 import logging
 import random
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pilotage_runtime import archive, formats
+from pilotage_runtime.cache import Cache
 from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import (
     TRANSIENT,
@@ -29,6 +32,7 @@ ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
 _PARTIAL = ".partial"
+_NEAR = frozenset({"", "file", "oci", "pvc"})
 _FILES, _JOURNAL, _UNPACKED = "files", "journal", "unpacked"
 
 logger = logging.getLogger(__name__)
@@ -68,7 +72,7 @@ def fetch(settings: FetchSettings, sleep: Callable[[float], object] = time.sleep
         (partial / _FILES).mkdir(parents=True, exist_ok=True)
         journal = Journal(partial / _JOURNAL, settings.model_uri, PART_BYTES)
         try:
-            marker = _download_and_verify(settings, partial, journal, sleep)
+            marker = _bring_and_place(settings, partial, journal, sleep)
             journal.clear()
         except StartFailure as failure:
             if failure.reason not in TRANSIENT:
@@ -88,22 +92,11 @@ def fetch(settings: FetchSettings, sleep: Callable[[float], object] = time.sleep
     return marker
 
 
-def _download_and_verify(
+def _bring_and_place(
     settings: FetchSettings, partial: Path, journal: Journal, sleep: Callable[[float], object]
 ) -> Marker:
     files = partial / _FILES
-    transfer = _download(settings, files, journal, sleep)
-    found = digest(files)
-    if transfer.resumed and not _is_expected(settings, found):
-        # Before the model is blamed: an earlier run's parts may be what is wrong.
-        logger.warning(
-            "parts of an earlier run do not fit; all of it is fetched anew", extra={"digest": found}
-        )
-        journal.clear()
-        transfer = _download(settings, files, journal, sleep)
-        found = digest(files)
-    _verify_digest(settings, found)
-    marker = Marker(uri=settings.model_uri, digest=found, bytes=transfer.bytes)
+    marker = _bring(settings, files, journal, sleep)
     served = _unpacked(files, partial / _UNPACKED, settings.max_model_bytes)
     if served is not files:
         marker.unpacked = digest(served)
@@ -114,8 +107,50 @@ def _download_and_verify(
     written = settings.model_dir / f"{MARKER}.new"
     written.write_text(marker.model_dump_json())
     written.rename(settings.model_dir / MARKER)
-    logger.info("fetched", extra={"digest": found, **transfer.progress()})
+    logger.info("fetched", extra={"digest": marker.digest, "bytes": marker.bytes})
     return marker
+
+
+def _bring(
+    settings: FetchSettings, files: Path, journal: Journal, sleep: Callable[[float], object]
+) -> Marker:
+    """Bring the files out of the node's cache or from where the URI says, and compare their digest."""
+    cache = _cache(settings)
+    wanted = settings.model_digest or _pinned(settings)
+    # Without a digest there is nothing to ask the cache for: the first pod of a revision always asks the store.
+    with cache.turn(wanted, sleep) if cache and wanted else contextlib.nullcontext():
+        if cache and wanted:
+            journal.trim(files)
+            if journal.empty and cache.take(wanted, files, settings.max_model_bytes):
+                _verify_digest(settings, wanted)
+                logger.info("taken from the node's cache", extra={"digest": wanted})
+                return Marker(uri=settings.model_uri, digest=wanted, bytes=_size(files))
+        transfer = _download(settings, files, journal, sleep)
+        found = digest(files)
+        if transfer.resumed and not _is_expected(settings, found):
+            # Before the model is blamed: an earlier run's parts may be what is wrong.
+            logger.warning(
+                "parts of an earlier run do not fit; all of it is fetched anew", extra={"digest": found}
+            )
+            journal.clear()
+            transfer = _download(settings, files, journal, sleep)
+            found = digest(files)
+        _verify_digest(settings, found)
+        logger.info("downloaded", extra={"digest": found, **transfer.progress()})
+        if cache:
+            cache.put(files, found)
+    return Marker(uri=settings.model_uri, digest=found, bytes=transfer.bytes)
+
+
+def _cache(settings: FetchSettings) -> Cache | None:
+    """Open the cache; what lies on the node or its mounts anyway is not copied twice."""
+    if settings.cache_dir is None or urlsplit(settings.model_uri).scheme in _NEAR:
+        return None
+    return Cache(settings.cache_dir, settings.cache_max_bytes, settings.cache_wait_seconds)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _unpacked(files: Path, into: Path, limit: int) -> Path:

@@ -54,6 +54,16 @@ class FetchSettings(_Common):
         le=32,
         description="parts that are downloaded at once; each takes up to 16 MiB of memory",
     )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="a folder that pods of the node share, to fetch a model of known digest once",
+    )
+    cache_max_bytes: int = Field(
+        default=50 * 2**30, gt=0, description="what was used longest ago leaves the cache above this"
+    )
+    cache_wait_seconds: float = Field(
+        default=300, ge=0, description="how long to wait for another pod that fetches the same model"
+    )
 
 
 class ServeSettings(_Common):
