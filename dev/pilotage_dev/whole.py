@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pilotage_dev import gobuild, images, leftovers, lock, machine, runner
+from pilotage_dev import gobuild, images, leftovers, lock, machine, npm, runner
 from pilotage_dev.part import Part, Tier
 from pilotage_dev.parts.apiserver import APISERVER
 from pilotage_dev.parts.containerd import CONTAINERD
@@ -69,6 +69,8 @@ def build(tier: Tier, say: Say) -> None:
     """Make everything that takes long and outlives the stack: packages, programs, images."""
     machine.install_packages(say)
     gobuild.build(CONTROL_PLANE if tier is Tier.CONTROL_PLANE else None, say)
+    if tier is Tier.ALL:
+        npm.install(say)
     for image in IMAGES_OF[tier]:
         images.build(image, say)
 

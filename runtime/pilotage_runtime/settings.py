@@ -31,7 +31,10 @@ class _Common(BaseSettings):
 class FetchSettings(_Common):
     """Settings of `pilotage-runtime fetch`."""
 
-    model_uri: str = Field(description="https://…, s3://BUCKET/KEY or pvc://CLAIM/PATH; a file or a folder")
+    model_uri: str = Field(
+        description="https://…, s3://BUCKET/KEY, gs://BUCKET/NAME, az://CONTAINER/NAME, hf://ORG/REPOSITORY, oci://IMAGE, "
+        "pvc://CLAIM/PATH, or a path of this machine; a file or a folder"
+    )
     model_digest: Digest | None = Field(default=None, description="sha256:… that the content must have")
     pinned_digest_file: Path = Field(
         default=Path("/etc/pilotage/revision/digest"),
@@ -39,10 +42,14 @@ class FetchSettings(_Common):
     )
     credentials_dir: Path = Field(
         default=Path("/etc/pilotage/credentials"),
-        description="one file a key: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION",
+        description="one file a key, named as the store's SDK names it: AWS_ACCESS_KEY_ID, "
+        "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN, …",
     )
     model_claim_dir: Path = Field(
         default=Path("/mnt/model-claim"), description="where the claim of a pvc URI is mounted"
+    )
+    model_image_dir: Path = Field(
+        default=Path("/mnt/model-image"), description="where the image of an oci URI is mounted"
     )
     allow_private_addresses: bool = Field(
         default=False, description="let the model come from private network addresses"

@@ -8,7 +8,7 @@ from tests.runtime.conftest import environment
 
 ABSENT = {
     "torch", "tensorflow", "scipy", "sklearn", "onnx", "kopf", "kubernetes", "s3fs", "aiobotocore", "botocore",
-    "aiohttp", "fsspec", "httpx", "grpc", "opentelemetry", "pilotage_operator",
+    "aiohttp", "fsspec", "gcsfs", "google", "adlfs", "azure", "huggingface_hub", "httpx", "httpx2", "grpc", "opentelemetry", "pilotage_operator",
 }  # fmt: skip
 
 START = """
