@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pilotage_runtime import archive, formats
+from pilotage_runtime import archive, formats, sealed
 from pilotage_runtime.cache import Cache
 from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import (
@@ -100,7 +100,8 @@ def _bring_and_place(
     served = _unpacked(files, partial / _UNPACKED, settings.max_model_bytes)
     if served is not files:
         marker.unpacked = digest(served)
-    formats.detect(served, Stage.VERIFY, settings.model_format)
+    if not _holds_sealed(served):
+        formats.detect(served, Stage.VERIFY, settings.model_format)
     # serve runs as another container of the pod and may have another user.
     served.chmod(0o755)
     served.rename(settings.model_dir / CONTENT)
@@ -163,6 +164,16 @@ def _unpacked(files: Path, into: Path, limit: int) -> Path:
     size = archive.unpack(inside[0], into, limit)
     logger.info("unpacked", extra={"archive": inside[0].name, "bytes": size})
     return into
+
+
+def _holds_sealed(folder: Path) -> bool:
+    """Whether only serve, which has the keys, can tell what the model is."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                if sealed.is_sealed(file.read(sealed.HEAD_BYTES)):
+                    return True
+    return False
 
 
 def _download(

@@ -113,9 +113,7 @@ def test_bytes_beyond_the_limit_are_refused_also_where_no_size_was_announced() -
         ("pvc://claim/../secret", "InvalidURI"),
         ("pvc://claim/%2e%2e/secret", "InvalidURI"),
         ("http://example.com/model.onnx", "InvalidURI"),
-        ("file:///etc/passwd", "InvalidURI"),
         ("ftp://example.com/m", "InvalidURI"),
-        ("model.onnx", "InvalidURI"),
         ("https://", "InvalidURI"),
         ("https://user:word@example.com/m", "InvalidURI"),
         ("s3://B_AD/key", "InvalidURI"),
@@ -128,6 +126,41 @@ def test_a_uri_that_leads_nowhere_is_the_models_fault(
     (tmp_path / "secret").write_bytes(content)
     failure = fails(settings(tmp_path, model_uri=uri))
     assert (failure.reason, failure.exit_code) == (reason, 1)
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])
+def test_on_a_laptop_a_model_may_be_any_path(tmp_path: Path, content: bytes, form: str) -> None:
+    stated = settings(tmp_path, model_uri=form.format(tmp_path / "claim" / "model.onnx"))
+    assert fetching.fetch(stated).digest == sha256(content)
+
+
+@pytest.mark.parametrize("folder", ["models", "."])
+def test_an_images_model_is_in_its_folder_models_or_is_all_of_it(
+    tmp_path: Path, content: bytes, folder: str
+) -> None:
+    image = tmp_path / "image"
+    (image / folder).mkdir(parents=True)
+    (image / folder / "model.onnx").write_bytes(content)
+    if folder == "models":
+        (image / "beside").write_bytes(b"not the model's")
+    stated = settings(tmp_path, model_uri="oci://registry.example/m:1", model_image_dir=image)
+    assert fetching.fetch(stated).digest == sha256(content)
+    (image / folder / "stolen").symlink_to("/etc/passwd")
+    again = settings(
+        tmp_path, model_uri=stated.model_uri, model_image_dir=image, model_dir=tmp_path / "again"
+    )
+    assert fails(again).reason == "UnsafeArchive"
+
+
+def test_a_sealed_model_is_fetched_as_it_is(tmp_path: Path, content: bytes) -> None:
+    from pilotage_runtime import sealed  # noqa: PLC0415
+
+    path = tmp_path / "claim" / "model.onnx"
+    sealed.seal(path, tmp_path / "sealed", bytes(32))
+    (tmp_path / "sealed").replace(path)
+    stated = settings(tmp_path)
+    assert fetching.fetch(stated).digest == sha256(path.read_bytes())
+    assert (model_root(stated.model_dir) / "model.onnx").read_bytes() == path.read_bytes()
 
 
 def test_a_link_out_of_the_claim_is_refused_and_one_inside_is_followed(
