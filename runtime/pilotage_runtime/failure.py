@@ -38,6 +38,7 @@ class Reason(StrEnum):
     LOAD_FAILED = "LoadFailed"
     WARM_UP_FAILED = "WarmUpFailed"
     UNSAFE_ARCHIVE = "UnsafeArchive"
+    SIGNATURE_INVALID = "SignatureInvalid"
     WORKERS_CRASHED = "WorkersCrashed"
     STORE_UNAVAILABLE = "StoreUnavailable"
     ACCESS_DENIED = "AccessDenied"

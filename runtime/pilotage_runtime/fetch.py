@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pilotage_runtime import archive, formats, sealed
+from pilotage_runtime import archive, formats, sealed, signature
 from pilotage_runtime.cache import Cache
 from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import (
@@ -23,6 +23,7 @@ from pilotage_runtime.failure import (
 )
 from pilotage_runtime.fetched import CONTENT, MARKER, Marker, read_marker
 from pilotage_runtime.settings import FetchSettings
+from pilotage_runtime.signature import Trusted
 from pilotage_runtime.sources import open_source
 from pilotage_runtime.sources.journal import Journal
 from pilotage_runtime.sources.parts import PART_BYTES
@@ -100,6 +101,16 @@ def _bring_and_place(
     served = _unpacked(files, partial / _UNPACKED, settings.max_model_bytes)
     if served is not files:
         marker.unpacked = digest(served)
+    trusted = Trusted(
+        public_key=settings.signature_public_key,
+        certificates=settings.signature_certificates,
+        identity=settings.signature_identity,
+        issuer=settings.signature_issuer,
+        trust_config=settings.signature_trust_config,
+    )
+    if trusted.asked:
+        signature.verify(served, trusted)
+        logger.info("the signature holds", extra={"digest": marker.digest})
     if not _holds_sealed(served):
         formats.detect(served, Stage.VERIFY, settings.model_format)
     # serve runs as another container of the pod and may have another user.

@@ -71,6 +71,22 @@ class FetchSettings(_Common):
     cache_wait_seconds: float = Field(
         default=300, ge=0, description="how long to wait for another pod that fetches the same model"
     )
+    signature_public_key: str | None = Field(
+        default=None,
+        description="PEM; the model must be signed with the key's other half (OpenSSF model signing)",
+    )
+    signature_certificates: str | None = Field(
+        default=None, description="PEM; the model must be signed with a certificate that these vouch for"
+    )
+    signature_identity: str | None = Field(
+        default=None, description="the model must be signed by whoever this names; needs the next two"
+    )
+    signature_issuer: str | None = Field(
+        default=None, description="who vouches for the identity: an OpenID issuer"
+    )
+    signature_trust_config: Path | None = Field(
+        default=None, description="a Sigstore ClientTrustConfig as JSON, for an identity"
+    )
 
 
 class ServeSettings(_Common):

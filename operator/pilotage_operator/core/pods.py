@@ -15,7 +15,7 @@ Fault = Literal["Model", "Infrastructure"]
 
 MODEL_REASONS = frozenset({
     "NotFound", "InvalidURI", "TooLarge", "DigestMismatch", "UnknownFormat", "UntrustedFormat",
-    "InvalidModel", "LoadFailed", "WarmUpFailed", "UnsafeArchive", "WorkersCrashed",
+    "InvalidModel", "LoadFailed", "WarmUpFailed", "UnsafeArchive", "WorkersCrashed", "SignatureInvalid",
 })  # fmt: skip
 """Reasons in a termination message that content alone decides: another try gives the same."""
 
