@@ -49,6 +49,10 @@ _FULL = {
             "digest": "sha256:" + "0" * 64,
             "format": "ONNX",
             "credentialsSecretRef": {"name": "s"},
+            "signature": {
+                "publicKey": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+            },
+            "decryptionSecretRef": {"name": "k"},
         },
         "runtime": {"threads": 1},
     },
@@ -57,7 +61,7 @@ _FULL = {
 
 def runtime() -> str:
     """Render the page of the runtime's settings."""
-    pod = pod_template(parse(_FULL), "m-1", Install(runtime_image="i"))["spec"]
+    pod = pod_template(parse(_FULL), "m-1", Install(runtime_image="i", cache_host_path="/c"))["spec"]
     parts = [_HEAD + _RUNTIME]
     for command, settings, purpose, kind in _COMMANDS:
         given = {variable["name"] for variable in pod[kind][0]["env"]}

@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     allowed_hosts: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
     allow_private_addresses: bool = False
     max_model_bytes: int = Field(default=10 * 2**30, ge=1)
+    cache_host_path: str = Field(default="", pattern=r"^(/[^/]+)*$")
+    cache_max_bytes: int = Field(default=50 * 2**30, ge=1)
     namespace: str = "pilotage-system"
     pod_name: str = "pilotage-operator"
     health_port: int = 8080
@@ -46,4 +48,6 @@ class Settings(BaseSettings):
             allowed_hosts={name: tuple(globs) for name, globs in self.allowed_hosts.items()},
             allow_private_addresses=self.allow_private_addresses,
             max_model_bytes=self.max_model_bytes,
+            cache_host_path=self.cache_host_path,
+            cache_max_bytes=self.cache_max_bytes,
         )

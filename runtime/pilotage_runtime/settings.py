@@ -93,6 +93,11 @@ class ServeSettings(_Common):
     """Settings of `pilotage-runtime serve`."""
 
     model_name: ModelName = Field(default="model", description="the M in /v2/models/M")
+    decryption_keys_dir: Path = Field(
+        default=Path("/etc/pilotage/decryption-keys"),
+        description="one file a key, for models that are encrypted where they lie: a JWK, 32 bytes in base64, or an "
+        "identity of age",
+    )
     workers: int = Field(default=1, ge=1, le=64, description="processes that share the port")
     threads: int | None = Field(
         default=None, ge=1, description="threads in a worker; absent: the CPU quota's share"

@@ -54,6 +54,7 @@ def test_the_chart_has_no_complaint_of_lint(helm: Helm) -> None:
         ),
         ('routing.domain=".example.com"', "/routing/domain"),
         ("models.maxBytes=0", "/models/maxBytes"),
+        ('models.cache.hostPath="var/cache"', "/models/cache/hostPath"),
         ('models.allowPrivateAddresses="yes"', "/models/allowPrivateAddresses"),
         ('crds.keep="no"', "/crds/keep"),
         ('logLevel="LOUD"', "/logLevel"),
@@ -94,7 +95,8 @@ def test_the_operator_is_told_what_the_values_say(helm: Helm) -> None:
         'monitoring={"labels":{"release":"kps"},"scrapeInterval":"5s","serviceMonitors":true}',
         'routing={"domain":"models.example.com","defaultGateways":["a/b"],"allowedGateways":["c/d"],'
         '"allowedHosts":{"*":["*.example.com"]}}',
-        'models={"allowPrivateAddresses":true,"maxBytes":123456789012}',
+        'models={"allowPrivateAddresses":true,"maxBytes":123456789012,'
+        '"cache":{"hostPath":"/var/cache/models","maxBytes":9}}',
         'logLevel="DEBUG"',
     )
     (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -117,6 +119,8 @@ def test_the_operator_is_told_what_the_values_say(helm: Helm) -> None:
         "PILOTAGE_ALLOWED_HOSTS": '{"*":["*.example.com"]}',
         "PILOTAGE_ALLOW_PRIVATE_ADDRESSES": "true",
         "PILOTAGE_MAX_MODEL_BYTES": "123456789012",
+        "PILOTAGE_CACHE_HOST_PATH": "/var/cache/models",
+        "PILOTAGE_CACHE_MAX_BYTES": "9",
         "PILOTAGE_LOG_LEVEL": "DEBUG",
     }
 

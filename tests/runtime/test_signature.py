@@ -2,6 +2,8 @@
 
 import datetime as dt
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,24 @@ def test_a_signed_model_is_fetched_with_its_signature(
     fetching.fetch(stated)
     found = {path.name: path.read_bytes() for path in model_root(stated.model_dir).iterdir()}
     assert found == {path.name: path.read_bytes() for path in model.iterdir()}
+
+
+def test_what_the_librarys_own_command_signed_is_accepted(
+    tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "model_signing",
+        "sign",
+        "key",
+        model,
+        "--private_key",
+        tmp_path / "ours.key",
+    ]
+    (model / "model.sig").unlink()
+    subprocess.run([*command, "--signature", model / "model.sig"], check=True, capture_output=True)
+    fetching.fetch(signed(tmp_path, signature_public_key=public(ours)))
 
 
 def test_a_packed_model_is_verified_by_what_was_unpacked(
@@ -176,8 +196,6 @@ def test_an_identity_needs_all_that_it_is_checked_with(tmp_path: Path, model: Pa
 def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys  # noqa: PLC0415
-
     monkeypatch.setitem(sys.modules, "model_signing", None)
     failure = fails(signed(tmp_path, signature_public_key=public(ours)))
     assert (failure.reason, failure.exit_code) == ("LoadFailed", 1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pilotage_operator.api.scaling import ScalingSpec
 
 LONGEST_NAME = 40
+_SCHEMES_WITH_CREDENTIALS = ("s3://", "gs://", "az://", "hf://", "oci://")
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
 _UNITS = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -67,7 +68,7 @@ def _stays_below(uri: str) -> bool:
 
 
 def _credentials_have_a_use(model: ModelSpec) -> bool:
-    return model.credentials_secret_ref is None or model.uri.startswith("s3://")
+    return model.credentials_secret_ref is None or model.uri.startswith(_SCHEMES_WITH_CREDENTIALS)
 
 
 def _amount(quantity: int | str) -> Decimal:
@@ -138,9 +139,10 @@ RULES = (
     ),
     Rule(
         "spec.model",
-        "!has(self.credentialsSecretRef) || self.uri.startsWith('s3://')",
+        "!has(self.credentialsSecretRef) || ['s3://', 'gs://', 'az://', 'hf://', 'oci://']"
+        ".exists(scheme, self.uri.startsWith(scheme))",
         _credentials_have_a_use,
-        "credentialsSecretRef is for s3:// only: remove it, or use an s3:// uri",
+        "credentialsSecretRef is for s3://, gs://, az://, hf:// and oci:// only: remove it, or use such a uri",
     ),
     Rule(
         "spec.runtime.resources",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -161,6 +162,12 @@ class Facts:
                     f"pod {pod.name} is not ready after {deadline} s",
                 )
         return None
+
+    @property
+    def fetching_since(self) -> datetime | None:
+        """When the canary's longest-running fetch began."""
+        pods = self.snapshot.pods_of(self.canary.revision)
+        return min((pod.fetching_since for pod in pods if pod.fetching_since), default=None)
 
     # What the routes and the metrics say.
 

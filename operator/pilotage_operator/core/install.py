@@ -22,6 +22,8 @@ class Install:
     allowed_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     allow_private_addresses: bool = False
     max_model_bytes: int = 10 * 2**30
+    cache_host_path: str = ""
+    cache_max_bytes: int = 50 * 2**30
 
     def host_allowed(self, host: str, namespace: str) -> bool:
         globs = (*self.allowed_hosts.get(namespace, ()), *self.allowed_hosts.get("*", ()))

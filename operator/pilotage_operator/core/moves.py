@@ -278,6 +278,8 @@ def wait_for_pods(facts: Facts) -> Move:
     again = POLL_SECONDS if facts.canary.weight else EVENT_SECONDS
     if facts.digest is None:
         message = f"Waiting for the first pod of {facts.canary.revision} to fetch the model."
+        if facts.fetching_since:
+            message += f" It has been fetching since {clock.stamp(facts.fetching_since)}."
         waits = keep(facts, "Progressing", "DigestPending", message, again=again)
         return _deadline(waits, facts, runs=True)
     message = f"{facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."

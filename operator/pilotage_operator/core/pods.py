@@ -55,6 +55,8 @@ class Pod:
     failure: Failure | None = None
     refused: bool = False
     """Its content differs from the revision's pinned digest: never ready, and no reason for a rollback."""
+    fetching_since: datetime | None = None
+    """When the fetch that runs now began. How far it is, no pod's status can tell."""
 
 
 def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
@@ -80,6 +82,7 @@ def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
         digest=_fetched_digest(fetch),
         failure=failure,
         refused=refused,
+        fetching_since=_began(fetch),
     )
 
 
@@ -130,6 +133,11 @@ def _failure(container: Mapping[str, Any], stage: str) -> Failure | None:
     fault = "Model" if stage == "Serve" and crashes >= _CRASHES_THAT_CONDEMN else "Infrastructure"
     cause = ended.get("reason") or "Error"
     return Failure(fault, stage, cause, f"exit code {ended.get('exitCode')} after {crashes} restarts")
+
+
+def _began(container: Mapping[str, Any]) -> datetime | None:
+    began = container.get("state", {}).get("running", {}).get("startedAt")
+    return clock.parse(began) if began else None
 
 
 def _fetched_digest(fetch: Mapping[str, Any]) -> str | None:

@@ -27,7 +27,7 @@ from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import RemoteFile
 from pilotage_runtime.sources.transfer import CHUNK_BYTES
 
-_URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))??(?:/([^?#@]*))?\Z", re.ASCII)
+_URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^?#@]*))?\Z", re.ASCII)
 _TOKEN, _ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
 _HUB = "https://huggingface.co"
 _TIMEOUT = httpx2.Timeout(30, connect=10)

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
+PUBLIC_KEY = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEVpo1Qq4Hh3lVhkJ8mJ0n3J7qjv1c
+5mEo1d5q2vYbB4l7nTz0u2pJQ8qkqv1c5mEo1d5q2vYbB4l7nTz0u2pJQw==
+-----END PUBLIC KEY-----
+"""
 
 
 def smallest() -> dict[str, Any]:
@@ -29,6 +35,8 @@ def fullest() -> dict[str, Any]:
                 "digest": DIGEST,
                 "format": "ONNX",
                 "credentialsSecretRef": {"name": "store-keys"},
+                "signature": {"publicKey": PUBLIC_KEY},
+                "decryptionSecretRef": {"name": "model-keys"},
             },
             "runtime": {
                 "image": "registry.example:5000/runtime:1.2@" + DIGEST,
@@ -101,9 +109,11 @@ class RuleExample:
 
 
 _URI = (
-    "must be https://HOST/PATH, s3://BUCKET/KEY or pvc://CLAIM/PATH, in ASCII, without user, password,"
+    "must be https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/NAME, az://CONTAINER/NAME,"
+    " hf://ORGANISATION/REPOSITORY, oci://IMAGE or pvc://CLAIM/PATH, in ASCII, without user, password,"
     " fragment or spaces"
 )
+_PEM = "must be a public key in PEM: -----BEGIN PUBLIC KEY-----, lines of base64, -----END PUBLIC KEY-----"
 _LABEL_VALUE = "must be the value of a label: at most 63 letters, digits, '-', '_', '.'"
 _LABEL_KEYS = "each key must be the key of a label: an optional PREFIX/ and a name"
 _QUANTITY = "must be a quantity of 0 or more, such as 250m, 2, 512Mi or 4Gi"
@@ -135,8 +145,21 @@ RULE_EXAMPLES = (
         "spec.model",
         {"uri": "s3://models/a", "credentialsSecretRef": {"name": "keys"}},
         {"uri": "pvc://claim/a", "credentialsSecretRef": {"name": "keys"}},
-        "credentialsSecretRef is for s3:// only: remove it, or use an s3:// uri",
+        "credentialsSecretRef is for s3://, gs://, az://, hf:// and oci:// only: remove it, or use such a uri",
     ),
+    RuleExample("spec.model.uri", "gs://models/a_b", "gs://Models/a", _URI),
+    RuleExample("spec.model.uri", "az://models/a", "az://mod_els/a", _URI),
+    RuleExample("spec.model.uri", "hf://acme/fraud@v1.2/onnx/model.onnx", "hf://fraud", _URI),
+    RuleExample("spec.model.uri", "hf://acme/fraud", "hf://acme/fraud@/x", _URI),
+    RuleExample("spec.model.uri", "oci://registry.example:5000/fraud:7", "oci:///fraud", _URI),
+    RuleExample("spec.model.uri", "https://models.example.com/a", "file:///etc/passwd", _URI),
+    RuleExample(
+        "spec.model",
+        {"uri": "oci://registry.example/a", "credentialsSecretRef": {"name": "keys"}},
+        {"uri": "https://models.example.com/a", "credentialsSecretRef": {"name": "keys"}},
+        "credentialsSecretRef is for s3://, gs://, az://, hf:// and oci:// only: remove it, or use such a uri",
+    ),
+    RuleExample("spec.model.signature.publicKey", PUBLIC_KEY, PUBLIC_KEY.replace("PUBLIC", "PRIVATE"), _PEM),
     RuleExample(
         "spec.model.credentialsSecretRef.name",
         "store.keys",

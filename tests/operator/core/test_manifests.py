@@ -120,24 +120,74 @@ def test_pods_keep_to_the_restricted_pod_security_standard(obj: dict[str, Any]) 
         assert all("hostPort" not in port for port in container.get("ports", []))
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
     kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
-    assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+    assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "image"}
 
 
 def test_pods_get_no_service_account_token() -> None:
     assert pod_spec(fullest())["automountServiceAccountToken"] is False
 
 
-def test_credentials_are_in_the_fetching_container_only() -> None:
-    spec = pod_spec(fullest())
-    (volume,) = (volume["name"] for volume in spec["volumes"] if "secret" in volume)
-    mounted = {
-        container["name"]
-        for container in (*spec["initContainers"], *spec["containers"])
-        if volume in {mount["name"] for mount in container["volumeMounts"]}
+def mounting(spec: dict[str, Any], volume: str) -> set[str]:
+    """The containers that mount a volume."""
+    containers = (*spec["initContainers"], *spec["containers"])
+    return {
+        each["name"] for each in containers if volume in {mount["name"] for mount in each["volumeMounts"]}
     }
-    assert mounted == {"fetch"}
+
+
+def test_credentials_are_in_the_fetching_container_only_and_keys_in_the_serving_one() -> None:
+    spec = pod_spec(fullest())
+    secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+    assert secrets == {
+        "credentials": {"secretName": "store-keys", "optional": True},
+        "decryption-keys": {"secretName": "model-keys", "optional": True},
+    }
+    assert mounting(spec, "credentials") == {"fetch"}
+    assert mounting(spec, "decryption-keys") == {"inference"}
     assert "secretKeyRef" not in str(spec)
     assert "CREDENTIALS" not in str(spec["containers"])
+    assert "DECRYPTION" not in str(spec["initContainers"])
+
+
+def test_an_image_is_mounted_into_the_fetching_container_and_pulled_with_its_own_secret() -> None:
+    obj = smallest()
+    obj["spec"]["model"] = {
+        "uri": "oci://registry.example:5000/fraud:7@" + DIGEST,
+        "credentialsSecretRef": {"name": "pull"},
+    }
+    validate(obj)
+    spec = pod_spec(obj)
+    (volume,) = (volume for volume in spec["volumes"] if "image" in volume)
+    assert volume["image"] == {"reference": f"registry.example:5000/fraud:7@{DIGEST}"}
+    assert mounting(spec, volume["name"]) == {"fetch"}
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert all("secret" not in volume for volume in spec["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "cached"),
+    [
+        ("s3://models/fraud", True), ("https://models.example.com/fraud", True), ("hf://acme/fraud", True),
+        ("pvc://claim/fraud", False), ("oci://registry.example/fraud", False),
+    ],
+)  # fmt: skip
+def test_a_nodes_cache_is_for_what_comes_from_afar_and_each_namespace_has_its_own(
+    uri: str, cached: bool
+) -> None:
+    obj = smallest()
+    obj["spec"]["model"] = {"uri": uri}
+    install = Install(runtime_image=IMAGE, cache_host_path="/var/cache/models", cache_max_bytes=9)
+    spec = pod_template(parse(obj), "fraud-1", install)["spec"]
+    volumes = [volume for volume in spec["volumes"] if "hostPath" in volume]
+    assert bool(volumes) == cached
+    if cached:
+        assert volumes[0]["hostPath"] == {"path": "/var/cache/models", "type": "DirectoryOrCreate"}
+        assert mounting(spec, "cache") == {"fetch"}
+        (mount,) = (m for m in spec["initContainers"][0]["volumeMounts"] if m["name"] == "cache")
+        assert mount["subPath"] == "default"
+        told = {variable["name"]: variable["value"] for variable in spec["initContainers"][0]["env"]}
+        assert told["PILOTAGE_CACHE_DIR"] == mount["mountPath"]
+        assert told["PILOTAGE_CACHE_MAX_BYTES"] == "9"
 
 
 def test_a_claim_is_mounted_read_only_and_in_the_fetching_container_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotage_operator.core import clock
 from pilotage_operator.core.pods import MODEL_REASONS, Failure, Pod, pod_from, worst_failure
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -231,3 +232,12 @@ def test_a_long_message_is_cut() -> None:
     assert found is not None
     assert len(found.message) == 1024
     assert found.message.endswith("x…")
+
+
+def test_a_fetch_that_runs_says_since_when() -> None:
+    running = pod_from(manifest(fetch={"state": {"running": {"startedAt": "2026-01-01T00:00:07Z"}}}))
+    assert running is not None
+    assert running.fetching_since == clock.parse("2026-01-01T00:00:07Z")
+    done = pod_from(manifest(fetch=fetched(told(digest=DIGEST))))
+    assert done is not None
+    assert done.fetching_since is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from pilotage_operator.core import clock
 from pilotage_operator.core.install import Features
 from pilotage_operator.core.pods import Failure
 from tests.operator.core.test_rollout import ROLLOUT, serving
-from tests.operator.core.world import STORE, Behaviour, World
+from tests.operator.core.world import START, STORE, Behaviour, World
 
 PULL = Failure("Infrastructure", "Image", "ErrImagePull", "no such image")
 SLOW = Behaviour(ready_after=None)
@@ -34,6 +36,19 @@ def test_a_pause_stops_the_deadline_of_the_pods(world: World) -> None:
     world.run(500)
     assert world.phase == "Progressing"
     world.run(200, until="RolledBack")
+
+
+def test_the_status_says_since_when_a_model_is_fetched(world: World) -> None:
+    world.behaviours["v2"] = Behaviour(fetches=60)
+    world.serve("v2")
+    world.run(5)
+    writes = world.writes
+    world.run(30)
+    told = world.condition("Reconciling")
+    assert told["reason"] == "DigestPending"
+    began = clock.stamp(START + timedelta(seconds=max(world.born.values())))
+    assert told["message"].endswith(f"to fetch the model. It has been fetching since {began}.")
+    assert world.writes == writes, "the same words are written once"
 
 
 def test_an_outage_stops_the_deadline_of_a_first_revision() -> None:

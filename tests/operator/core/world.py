@@ -34,6 +34,8 @@ class Behaviour:
     bad_share: float = 0.0
     refused_share: float = 0.0
     failure: Failure | None = None
+    fetches: int = 0
+    """Seconds after its first that a pod has fetched the model."""
 
 
 @dataclass
@@ -208,12 +210,14 @@ class World:
             failing, failure = self.failing_pods.get(self.version(revision), (0, None))
             for index in range(self._replicas(revision)):
                 fails = index < failing
+                fetched = self.seconds > born + self._behaviour(revision).fetches
                 pod = Pod(
                     name=f"{revision}-{index}",
                     revision=revision,
                     created_at=START + timedelta(seconds=born),
                     ready=self._ready(revision) and not fails,
-                    digest=DIGEST if self.seconds > born else None,
+                    digest=DIGEST if fetched else None,
+                    fetching_since=None if fetched else START + timedelta(seconds=born),
                     failure=failure if fails else self._behaviour(revision).failure,
                     refused=fails and failure is not None and failure.reason == "ModelContentChanged",
                 )

@@ -21,6 +21,11 @@ MODEL_FOLDER = "/models"
 CLAIM_FOLDER = "/mnt/model-claim"
 CREDENTIALS_FOLDER = "/etc/pilotage/credentials"
 REVISION_FOLDER = "/etc/pilotage/revision"
+IMAGE_FOLDER = "/mnt/model-image"
+CACHE_FOLDER = "/var/cache/pilotage"
+KEYS_FOLDER = "/etc/pilotage/decryption-keys"
+_NEAR = ("pvc", "oci")
+"""Schemes of models that the node has, or mounts, by itself: no cache makes them nearer."""
 _USER = 65532
 _DEFAULT_RESOURCES = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 _FETCH_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
@@ -36,7 +41,7 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
     model, runtime = deployment.spec.model, deployment.spec.runtime
     image = (runtime.image if runtime else None) or install.runtime_image
     settings = _settings(deployment, install)
-    claim = _claim(model.uri)
+    parts = urlsplit(model.uri)
     volumes: list[dict[str, Any]] = [
         {"name": "model", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
@@ -50,15 +55,45 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a private emptyDir on a read-only root
         {"name": "revision", "mountPath": REVISION_FOLDER, "readOnly": True},
     ]
-    if model.credentials_secret_ref:
+    if model.credentials_secret_ref and parts.scheme != "oci":
         # Optional, or a Secret that is not there would leave the pod waiting without a word.
         secret = {"secretName": model.credentials_secret_ref.name, "optional": True}
         volumes.append({"name": "credentials", "secret": secret})
         fetch_mounts.append({"name": "credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True})
         settings.append({"name": "PILOTAGE_CREDENTIALS_DIR", "value": CREDENTIALS_FOLDER})
-    if claim:
-        volumes.append({"name": "claim", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    if parts.scheme == "pvc":
+        claim = {"claimName": parts.netloc, "readOnly": True}
+        volumes.append({"name": "claim", "persistentVolumeClaim": claim})
         fetch_mounts.append({"name": "claim", "mountPath": CLAIM_FOLDER, "readOnly": True})
+    if parts.scheme == "oci":
+        # No pull policy: Kubernetes' default takes a tag that moves anew, and the revision's digest refuses it.
+        volumes.append({"name": "image", "image": {"reference": model.uri.removeprefix("oci://")}})
+        fetch_mounts.append({"name": "image", "mountPath": IMAGE_FOLDER, "readOnly": True})
+    if install.cache_host_path and parts.scheme not in _NEAR:
+        cache = {"path": install.cache_host_path, "type": "DirectoryOrCreate"}
+        volumes.append({"name": "cache", "hostPath": cache})
+        # A folder for each namespace: a digest must open no other team's model.
+        fetch_mounts.append(
+            {"name": "cache", "mountPath": CACHE_FOLDER, "subPath": deployment.metadata.namespace}
+        )
+        settings += _environment(
+            {
+                "PILOTAGE_CACHE_DIR": CACHE_FOLDER,
+                "PILOTAGE_CACHE_MAX_BYTES": str(install.cache_max_bytes),
+            }
+        )
+    if model.signature:
+        settings.append({"name": "PILOTAGE_SIGNATURE_PUBLIC_KEY", "value": model.signature.public_key})
+    serving_settings = _serving_settings(deployment)
+    serving_mounts: list[dict[str, Any]] = [
+        {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
+    ]
+    if model.decryption_secret_ref:
+        keys = {"secretName": model.decryption_secret_ref.name, "optional": True}
+        volumes.append({"name": "decryption-keys", "secret": keys})
+        serving_mounts.append({"name": "decryption-keys", "mountPath": KEYS_FOLDER, "readOnly": True})
+        serving_settings.append({"name": "PILOTAGE_DECRYPTION_KEYS_DIR", "value": KEYS_FOLDER})
     common = {
         "image": image,
         "imagePullPolicy": install.runtime_image_pull_policy,
@@ -77,16 +112,13 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
         "name": names.INFERENCE_CONTAINER,
         **common,
         "args": ["serve"],
-        "env": [*_user_env(deployment), *_serving_settings(deployment)],
+        "env": [*_user_env(deployment), *serving_settings],
         "ports": [
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"},
         ],
         "resources": _resources(deployment),
-        "volumeMounts": [
-            {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
-        ],
+        "volumeMounts": serving_mounts,
         "startupProbe": _probe("/v2/health/ready", period=1, failures=600),
         "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
         "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
@@ -106,6 +138,8 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
+    if model.credentials_secret_ref and parts.scheme == "oci":
+        spec["imagePullSecrets"] = [{"name": model.credentials_secret_ref.name}]
     if runtime and runtime.node_selector:
         spec["nodeSelector"] = dict(runtime.node_selector)
     if runtime and runtime.tolerations:
@@ -185,8 +219,3 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
         "timeoutSeconds": 2,
         "failureThreshold": failures,
     }
-
-
-def _claim(uri: str) -> str | None:
-    parts = urlsplit(uri)
-    return parts.netloc if parts.scheme == "pvc" else None
