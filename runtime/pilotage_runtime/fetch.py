@@ -111,7 +111,8 @@ def _bring_and_place(
     if trusted.asked:
         signature.verify(served, trusted)
         logger.info("the signature holds", extra={"digest": marker.digest})
-    if not _holds_sealed(served):
+    # What a sealed model is, only serve can tell, which has the keys.
+    if sealed.find(served) is None:
         formats.detect(served, Stage.VERIFY, settings.model_format)
     # serve runs as another container of the pod and may have another user.
     served.chmod(0o755)
@@ -175,16 +176,6 @@ def _unpacked(files: Path, into: Path, limit: int) -> Path:
     size = archive.unpack(inside[0], into, limit)
     logger.info("unpacked", extra={"archive": inside[0].name, "bytes": size})
     return into
-
-
-def _holds_sealed(folder: Path) -> bool:
-    """Whether only serve, which has the keys, can tell what the model is."""
-    for path in folder.iterdir():
-        if path.is_file():
-            with path.open("rb") as file:
-                if sealed.is_sealed(file.read(sealed.HEAD_BYTES)):
-                    return True
-    return False
 
 
 def _download(

@@ -49,6 +49,16 @@ def is_sealed(head: bytes) -> str | None:
     return _JWE if _JWE_HEAD.match(head) else None
 
 
+def find(root: Path) -> Path | None:
+    """Find the sealed file of a model, which is a file, or a folder with the file at its top."""
+    for path in [root] if root.is_file() else sorted(root.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                if is_sealed(file.read(HEAD_BYTES)):
+                    return path
+    return None
+
+
 def open_if_sealed(path: Path, keys_dir: Path) -> bytes | None:
     """Give what a sealed file holds; None where it is not sealed."""
     with path.open("rb") as file:
