@@ -134,7 +134,6 @@ def test_custom_operators_are_refused(tmp_path: Path) -> None:
     model.graph.node[0].op_type = "Evil"
     model.opset_import.add(domain="com.example", version=1)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(StartFailure, match="Evil") as failure:
+    with pytest.raises(StartFailure, match=r"the operator Evil of the domain com\.example") as failure:
         OnnxModel(detect(tmp_path, Stage.LOAD).path, threads=1)
-    assert failure.value.stage == "Load"
-    assert failure.value.exit_code == 1
+    assert (failure.value.stage, failure.value.reason, failure.value.exit_code) == ("Load", "InvalidModel", 1)

@@ -1,6 +1,7 @@
 """ONNX through onnxruntime."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _ZIP_MAPS = {
     "seq(map(string,tensor(float)))": "FP32",
 }
 _FATAL_ONLY = 4
+_UNKNOWN_OPERATOR = re.compile(r"Fatal error: ([\w.-]*):(\w+)\(-?\d+\) is not a registered function/op")
 
 
 class OnnxModel:
@@ -53,6 +55,13 @@ class OnnxModel:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            if unknown := _UNKNOWN_OPERATOR.search(str(error)):
+                raise StartFailure(
+                    Stage.LOAD,
+                    Reason.INVALID_MODEL,
+                    f"{path.name} uses the operator {unknown[2]} of the domain {unknown[1] or 'ai.onnx'}, which onnxruntime "
+                    "does not have; libraries of custom operators are code and are not loaded",
+                ) from error
             reason = Reason.INVALID_MODEL if "INVALID" in str(error) else Reason.LOAD_FAILED
             raise StartFailure(Stage.LOAD, reason, f"onnxruntime refuses {path.name}: {error}") from error
         self._zip_maps = frozenset(
