@@ -269,3 +269,26 @@ def test_an_endpoint_cannot_send_the_fetch_to_a_private_address(
     failure = fails(store.settings(tmp_path, "s3://models/fraud/1", allow_private_addresses=False))
     assert failure.reason == "AddressNotAllowed"
     assert "127.0.0.1" in failure.message
+
+
+def test_a_file_that_left_the_store_between_two_tries_is_not_part_of_the_model(
+    store: Store, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pilotage_runtime.sources.s3 import S3Store  # noqa: PLC0415
+
+    put(store, "shrinking/model.onnx", (models / "iris" / "1" / "model.onnx").read_bytes())
+    put(store, "shrinking/below/gone.txt", b"gone")
+    read, asked = S3Store.read, []
+
+    def interrupted(self: S3Store, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
+        asked.append(file.name)
+        if len(asked) == 2:
+            (store.bucket / "shrinking" / "below" / "gone.txt").unlink()
+            raise StartFailure(Stage.DOWNLOAD, Reason.STORE_UNAVAILABLE, "gone")
+        return read(self, file, start, end)
+
+    monkeypatch.setattr(S3Store, "read", interrupted)
+    stated = store.settings(tmp_path, "s3://models/shrinking", parallel_downloads=1)
+    fetching.fetch(stated, sleep=lambda _: None)
+    assert asked == ["below/gone.txt", "model.onnx", "model.onnx"]
+    assert [path.name for path in model_root(stated.model_dir).iterdir()] == ["model.onnx"]

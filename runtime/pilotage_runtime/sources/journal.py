@@ -4,7 +4,7 @@ A line is written after the bytes that it tells of. Both lie in the page cache t
 process, however it ends, but not the machine's own end: so a journal of another boot counts for nothing.
 """
 
-import shutil
+import contextlib
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,11 +61,19 @@ class Journal:
         self._files = {}
         self._path.write_bytes(orjson.dumps(self._head) + b"\n")
 
+    def keep(self, names: set[str]) -> None:
+        """Give up the files that the store no longer lists."""
+        for name in self._files.keys() - names:
+            self.forget(name)
+
     def trim(self, folder: Path) -> None:
-        """Remove every file that no part of is known to be whole."""
-        for path in sorted(folder.iterdir(), reverse=True):
-            if not any(name == path.name or name.startswith(f"{path.name}/") for name in self._files):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove every file that no part of is known to be whole, and the folders that this leaves empty."""
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in self._files:
+                path.unlink()
 
     def _read(self) -> bool:
         """Replay the lines; the last one may be half written."""

@@ -78,6 +78,9 @@ class InParts:
         """Bring every part that is not there yet, then compare each file with the store's checksum."""
         try:
             files = self._store.files()
+            if transfer.journal:
+                transfer.journal.keep({file.name for file in files})
+                transfer.journal.trim(into)
             for file in files:
                 transfer.expect(file.size or 0)
             paths = {file: transfer.target(into, file.name) for file in files}
