@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pilotage_runtime.failure import Stage, StartFailure
 from pilotage_runtime.formats import detect
-from pilotage_runtime.loaders.onnx import OnnxModel
+from pilotage_runtime.loaders import by_format
+from pilotage_runtime.loaders.base import LoadOptions
 
 
 def refusal(path: Path, stated: str | None = None) -> tuple[str, str]:
@@ -47,7 +48,8 @@ def test_a_pickle_is_refused_by_whatever_name_and_a_truncated_model_too(models: 
     assert reason == "UntrustedFormat"
     assert (
         message
-        == "pickle.onnx is a Python pickle, which runs code when it is loaded; convert the model to ONNX"
+        == "pickle.onnx is a Python pickle, which runs code when it is loaded; convert the model to ONNX, "
+        "or state `trusted: true` and its digest"
     )
     reason, message = refusal(models / "broken" / "truncated.onnx")
     assert reason == "InvalidModel"
@@ -66,7 +68,7 @@ def test_a_model_cut_anywhere_is_found_out(models: Path, tmp_path: Path, share: 
     [
         (b"<!DOCTYPE html><html>sign in</html>", None, "UnknownFormat"),
         (b"<!DOCTYPE html><html>sign in</html>", "ONNX", "InvalidModel"),
-        (b"PK\x03\x04archive", None, "UnknownFormat"),
+        (b"PK\x03\x04archive", None, "InvalidModel"),
         (b"", None, "InvalidModel"),
         (b"\x78\x9cjoblib", None, "UntrustedFormat"),
         (b"\x08\x09" + b"\xff" * 64, None, "InvalidModel"),
@@ -81,7 +83,7 @@ def test_what_is_no_onnx_is_refused_with_its_reason(
 
 
 def test_a_folder_must_hold_one_model(tmp_path: Path, models: Path) -> None:
-    assert refusal(tmp_path)[1] == "the folder should hold one .onnx file at its top, but holds nothing"
+    assert refusal(tmp_path)[1] == "the folder should hold one model file at its top, but holds nothing"
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes((models / "iris" / "1" / "model.onnx").read_bytes())
     assert refusal(tmp_path)[1].endswith("but holds a.onnx, b.onnx")
@@ -124,7 +126,7 @@ def test_weights_hidden_in_a_subgraph_are_found(tmp_path: Path) -> None:
 def test_weights_inside_the_folder_are_served(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(np.full(4, 2, np.float32).tobytes())
     (tmp_path / "model.onnx").write_bytes(model_with_weights("weights.bin").SerializeToString())
-    model = OnnxModel(detect(tmp_path, Stage.LOAD).path, threads=1)
+    model = by_format.load(detect(tmp_path, Stage.LOAD), LoadOptions(threads=1))
     assert model.run({"x": np.ones(4, np.float32)}, ["y"])[0].tolist() == [3, 3, 3, 3]
 
 
@@ -135,5 +137,5 @@ def test_custom_operators_are_refused(tmp_path: Path) -> None:
     model.opset_import.add(domain="com.example", version=1)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(StartFailure, match=r"the operator Evil of the domain com\.example") as failure:
-        OnnxModel(detect(tmp_path, Stage.LOAD).path, threads=1)
+        by_format.load(detect(tmp_path, Stage.LOAD), LoadOptions(threads=1))
     assert (failure.value.stage, failure.value.reason, failure.value.exit_code) == ("Load", "InvalidModel", 1)

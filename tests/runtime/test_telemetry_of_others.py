@@ -16,8 +16,10 @@ onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 OURS = """
 import sys
 from pathlib import Path
+from pilotage_runtime.formats import ModelFile
+from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.loaders.onnx import OnnxModel
-OnnxModel(Path(sys.argv[1]), 1)
+OnnxModel(ModelFile(Path(sys.argv[1]), "ONNX"), LoadOptions(threads=1))
 """
 
 

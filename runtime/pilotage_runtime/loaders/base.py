@@ -1,19 +1,32 @@
-"""What every loader gives back."""
+"""What every loader is given, and what it gives back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pilotage_runtime.contract import Contract
 
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "float16", "bfloat16"]
 Tensors = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a model is to run."""
+    """How a model is to run, and how far it is trusted.
+
+    Trust comes from whoever deploys the model, never from a file beside it: who can write the model can
+    write that too.
+    """
 
     threads: int
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    trusted: bool = False
+    """Code in the model's files may run; only together with `digest`, which says which files these are."""
+    digest: str | None = None
+    trusted_types: tuple[str, ...] = ()
+    """Types, as MODULE.NAME, that a skops file may hold beside those that skops itself trusts."""
 
 
 class Model(Protocol):
@@ -31,4 +44,15 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Let go of what the model holds."""
+        ...
+
+
+@runtime_checkable
+class StreamingModel(Model, Protocol):
+    """A model that answers piece by piece; its `run` gives all pieces of one answer as one."""
+
+    def stream(self, inputs: Tensors, parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield outputs as they come. The generator blocks, so it belongs in a thread; whoever stops
+        listening calls its `close()` there, which runs the model's own `finally`.
+        """
         ...

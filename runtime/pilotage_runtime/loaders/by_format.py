@@ -1,27 +1,47 @@
 """Which loader loads which format."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
 from pilotage_runtime.loaders.base import LoadOptions, Model
 
 
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    module: str
+    name: str
+    extra: str | None
+    """The extra of the distribution that brings the library; None where the runtime has all it takes."""
+    from_bytes: bool = True
+
+
+_LOADERS: dict[str, _Loader] = {
+    "ONNX": _Loader("onnx", "OnnxModel", "runtime"),
+}
+LOADS_FROM_BYTES = frozenset(name for name, loader in _LOADERS.items() if loader.from_bytes)
+"""Formats of one file that need not lie on a disk: these can be kept encrypted."""
+
+
 def load(file: ModelFile, options: LoadOptions) -> Model:
     """Load a model by its format; raise StartFailure, which names the extra where a library is missing."""
-    return _LOADERS[file.format](file, options)
-
-
-def _onnx(file: ModelFile, options: LoadOptions) -> Model:
+    loader = _LOADERS[file.format]
+    if file.content is not None and not loader.from_bytes:
+        raise StartFailure(
+            Stage.LOAD,
+            Reason.LOAD_FAILED,
+            f"{file.format} is loaded from a folder, so it cannot be kept encrypted; "
+            f"can be: {', '.join(sorted(LOADS_FROM_BYTES))}",
+        )
     try:
-        from pilotage_runtime.loaders.onnx import OnnxModel  # noqa: PLC0415 - a loader's library only when used
+        module = import_module(f"pilotage_runtime.loaders.{loader.module}")
     except ImportError as error:
         raise StartFailure(
             Stage.LOAD,
             Reason.LOAD_FAILED,
-            f"onnxruntime is missing ({error}): pip install 'pilotage[runtime]'",
+            f"{file.format} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'",
         ) from error
-    return OnnxModel(file.path, options.threads)
-
-
-_LOADERS: dict[str, Callable[[ModelFile, LoadOptions], Model]] = {"ONNX": _onnx}
+    build: Callable[[ModelFile, LoadOptions], Model] = getattr(module, loader.name)
+    return build(file, options)

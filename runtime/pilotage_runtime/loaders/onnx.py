@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ import onnxruntime as ort
 
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.failure import Reason, Stage, StartFailure
-from pilotage_runtime.loaders.base import Tensors
+from pilotage_runtime.formats import ModelFile
+from pilotage_runtime.loaders import onnx_file, onnx_zip_map
+from pilotage_runtime.loaders.base import LoadOptions, Tensors
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -40,20 +41,28 @@ class OnnxModel:
     """One inference session.
 
     A ZipMap output (a list of {class: probability}, scikit-learn converters' default) is served as a
-    probability tensor; its classes are learnt from the warm-up's first answer.
+    probability tensor: the ZipMap is taken off before the session is made. Where the file is too large for
+    that, it stays, and its classes are learnt from the warm-up's first answer.
     """
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, path: Path, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Spinning threads eat the very CPU quota that they wait for.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = _FATAL_ONLY  # whatever matters comes as an exception
+    def __init__(self, file: ModelFile, options: LoadOptions) -> None:
+        if options.precision != "float32":
+            raise StartFailure(
+                Stage.LOAD,
+                Reason.LOAD_FAILED,
+                f"precision {options.precision} was asked for, but an ONNX model has the precision that it was "
+                "converted with; convert it: onnxconverter_common.float16.convert_float_to_float16(model)",
+            )
+        bare = _without_zip_maps(file)
+        self._labels = bare.labels if bare else {}
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                bare.model if bare else file.content or str(file.path),
+                _session_options(options.threads),
+                providers=_providers(options),
+            )
         except Exception as error:
             if unknown := _UNKNOWN_OPERATOR.search(str(error)):
                 raise StartFailure(
@@ -63,7 +72,9 @@ class OnnxModel:
                     "does not have; libraries of custom operators are code and are not loaded",
                 ) from error
             reason = Reason.INVALID_MODEL if "INVALID" in str(error) else Reason.LOAD_FAILED
-            raise StartFailure(Stage.LOAD, reason, f"onnxruntime refuses {path.name}: {error}") from error
+            raise StartFailure(
+                Stage.LOAD, reason, f"onnxruntime refuses {file.path.name}: {error}"
+            ) from error
         self._zip_maps = frozenset(
             output.name for output in self._session.get_outputs() if output.type in _ZIP_MAPS
         )
@@ -74,7 +85,9 @@ class OnnxModel:
         return Contract(
             inputs=tuple(_spec(argument) for argument in self._session.get_inputs()),
             outputs=tuple(
-                self._zip_map_spec(argument) if argument.name in self._zip_maps else _spec(argument)
+                self._zip_map_spec(argument)
+                if argument.name in self._zip_maps
+                else _spec(argument, self._labels.get(argument.name, ()))
                 for argument in self._session.get_outputs()
             ),
         )
@@ -108,7 +121,44 @@ class OnnxModel:
         )
 
 
-def _spec(argument: Any) -> TensorSpec:
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads eat the very CPU quota that they wait for.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = _FATAL_ONLY  # whatever matters comes as an exception
+    return options
+
+
+def _providers(options: LoadOptions) -> list[str]:
+    if options.device == "cpu":
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise StartFailure(
+            Stage.LOAD,
+            Reason.LOAD_FAILED,
+            "device cuda was asked for, but this onnxruntime cannot use a GPU (it has "
+            f"{', '.join(available)}): use an image with pilotage[runtime-gpu], or device cpu",
+        )
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _without_zip_maps(file: ModelFile) -> onnx_zip_map.Stripped | None:
+    try:
+        if file.content is not None:
+            return onnx_zip_map.stripped(file.content)
+        if file.path.stat().st_size > onnx_zip_map.MOST_BYTES:
+            return None
+        model = file.path.read_bytes()
+        # A model that lies in memory has no folder from which to take external weights.
+        return None if onnx_file.locations_in(model) else onnx_zip_map.stripped(model)
+    except onnx_file.MalformedOnnxError as error:
+        raise StartFailure(Stage.LOAD, Reason.INVALID_MODEL, f"{file.path.name}: {error}") from error
+
+
+def _spec(argument: Any, labels: tuple[str, ...] = ()) -> TensorSpec:
     datatype = _DATATYPES.get(argument.type)
     if datatype is None:
         raise StartFailure(
@@ -119,4 +169,4 @@ def _spec(argument: Any) -> TensorSpec:
         )
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in argument.shape)
     symbols = tuple(dim if isinstance(dim, str) else None for dim in argument.shape)
-    return TensorSpec(argument.name, datatype, shape, symbols)
+    return TensorSpec(argument.name, datatype, shape, symbols, labels)
