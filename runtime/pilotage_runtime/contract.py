@@ -3,24 +3,31 @@
     {"inputs":  [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
      "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3],
                   "parameters": {"labels": ["setosa", "versicolor", "virginica"]}}],
-     "feature_names": ["sepal length", "sepal width", "petal length", "petal width"],
+     "features": [{"name": "sepal length", "minimum": 0, "maximum": 20, "unit": "cm"}, …],
      "sample": {"request": {"inputs": [...]}, "response": {"outputs": [...]}}}
 
-Every part is optional. `parameters.allow_non_finite` permits NaN and infinities in that tensor (JSON
-carries them as null). The sample is inferred before the model is ready; with a response it must match.
+Every part is optional where the model speaks for itself; `complete` is for models that do not. What MLflow
+wrote beside the model counts where contract.json is silent. `parameters.allow_non_finite` permits NaN and
+infinities in that tensor (JSON carries them as null). Values outside a feature's range are refused
+(`ranges.check`). The sample is inferred before the model is ready; with a response it must match.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pilotage_runtime import contract_file, mlflow, ranges
+from pilotage_runtime.contract_file import CONTRACT_FILE, ContractFile, FeatureEntry, Tensor, invalid
 from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.features import Feature
 from pilotage_runtime.tensors import DATATYPES
 
-CONTRACT_FILE = "contract.json"
+__all__ = ["CONTRACT_FILE", "Contract", "TensorSpec", "complete", "refine"]
+
 # What converters call the tensor of class probabilities.
 PROBABILITY_NAMES = frozenset({"probabilities", "output_probability", "probability", "probs"})
 
@@ -63,12 +70,17 @@ class Contract:
     feature_names: tuple[str, ...] = ()
     sample_request: dict[str, Any] | None = None
     sample_response: dict[str, Any] | None = None
+    features: tuple[Feature, ...] = ()
     input_by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False)
     output_by_name: dict[str, TensorSpec] = field(init=False, repr=False, compare=False)
+    bounded_columns: tuple[ranges.Columns, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_by_name", {spec.name: spec for spec in self.inputs})
         object.__setattr__(self, "output_by_name", {spec.name: spec for spec in self.outputs})
+        object.__setattr__(self, "bounded_columns", ranges.columns_of(self.inputs, self.features))
+        if self.features:
+            object.__setattr__(self, "feature_names", tuple(feature.name for feature in self.features))
 
     @property
     def probability(self) -> TensorSpec | None:
@@ -79,81 +91,158 @@ class Contract:
                 return spec
         return None
 
-
-class _Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    labels: list[str] = []
-    allow_non_finite: bool = False
-
-
-class _Tensor(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    name: str
-    datatype: str | None = None
-    shape: list[Annotated[int, Field(ge=-1)]] | None = None
-    parameters: _Parameters = _Parameters()
-
-
-class _Sample(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    request: dict[str, Any]
-    response: dict[str, Any] | None = None
-
-
-class _ContractFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    inputs: list[_Tensor] = []
-    outputs: list[_Tensor] = []
-    feature_names: list[str] = []
-    sample: _Sample | None = None
+    def parameters(self) -> dict[str, Any]:
+        """What model metadata shows beside the tensors."""
+        shown: dict[str, Any] = {}
+        if self.feature_names:
+            shown["feature_names"] = list(self.feature_names)
+        if self.features:
+            shown["features"] = [feature.metadata() for feature in self.features]
+        return shown
 
 
 def refine(contract: Contract, folder: Path) -> Contract:
     """Lay `contract.json` over what the model itself says; they may not contradict each other."""
-    path = folder / CONTRACT_FILE
-    if not path.is_file():
+    contract = _with_mlflow(contract, folder)
+    stated = contract_file.read(folder)
+    if stated is None:
         return contract
-    try:
-        stated = _ContractFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise _invalid(f"{where}: {first['msg']}") from error
+    inputs = _overlay(contract.inputs, stated.inputs, "inputs")
+    features = _features(stated, contract.features)
+    if features:
+        inputs = _fitting(inputs, features)
     return replace(
         contract,
-        inputs=_overlay(contract.inputs, stated.inputs, "inputs"),
+        inputs=inputs,
         outputs=_overlay(contract.outputs, stated.outputs, "outputs"),
-        feature_names=tuple(stated.feature_names),
-        sample_request=stated.sample.request if stated.sample else None,
-        sample_response=stated.sample.response if stated.sample else None,
+        feature_names=tuple(stated.feature_names) or contract.feature_names,
+        features=features,
+        sample_request=stated.sample.request if stated.sample else contract.sample_request,
+        sample_response=stated.sample.response if stated.sample else contract.sample_response,
     )
 
 
-def _overlay(specs: tuple[TensorSpec, ...], stated: list[_Tensor], part: str) -> tuple[TensorSpec, ...]:
+def complete(folder: Path, what: str, inputs: Sequence[str] = ()) -> Contract:
+    """Take the whole contract from `contract.json`: `what` says nothing, but perhaps its inputs' names."""
+    stated = contract_file.read(folder)
+    if stated is None or not stated.inputs or not stated.outputs:
+        missing = "is missing" if stated is None else "lacks inputs or outputs"
+        template = {
+            "inputs": [{"name": name, "datatype": "FP32", "shape": [-1, 4]} for name in inputs or ("input",)],
+            "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 1]}],
+        }
+        raise StartFailure(
+            Stage.LOAD,
+            Reason.INVALID_MODEL,
+            f"{CONTRACT_FILE} {missing}: {what} does not say which tensors it takes and gives, so write them beside "
+            f"it, such as {json.dumps(template)}",
+        )
+    given = [tensor.name for tensor in stated.inputs]
+    if inputs and sorted(given) != sorted(inputs):
+        raise invalid(f"inputs: {', '.join(given)} are stated, but {what} takes {', '.join(inputs)}")
+    return Contract(
+        tuple(_whole(tensor, "inputs") for tensor in stated.inputs),
+        tuple(_whole(tensor, "outputs") for tensor in stated.outputs),
+    )
+
+
+def _whole(tensor: Tensor, part: str) -> TensorSpec:
+    if tensor.datatype is None or tensor.shape is None:
+        raise invalid(
+            f"{part}.{tensor.name}: datatype and shape are needed, since the model does not say them"
+        )
+    return TensorSpec(
+        tensor.name,
+        tensor.datatype,
+        tuple(tensor.shape),
+        labels=tuple(tensor.parameters.labels),
+        allow_non_finite=tensor.parameters.allow_non_finite,
+    )
+
+
+def _overlay(specs: tuple[TensorSpec, ...], stated: list[Tensor], part: str) -> tuple[TensorSpec, ...]:
     by_name = {spec.name: spec for spec in specs}
     for tensor in stated:
         spec = by_name.get(tensor.name)
         if spec is None:
-            raise _invalid(f"{part}: '{tensor.name}' is no tensor of the model, which has {sorted(by_name)}")
+            raise invalid(f"{part}: '{tensor.name}' is no tensor of the model, which has {sorted(by_name)}")
         if tensor.datatype not in (None, spec.datatype):
-            raise _invalid(
+            raise invalid(
                 f"{part}.{spec.name}: datatype {tensor.datatype}, but the model's is {spec.datatype}"
             )
         shape = spec.shape if tensor.shape is None else tuple(tensor.shape)
         if len(shape) != len(spec.shape) or any(
             known not in (-1, dimension) for dimension, known in zip(shape, spec.shape, strict=True)
         ):
-            raise _invalid(
+            raise invalid(
                 f"{part}.{spec.name}: shape {list(shape)} contradicts the model's {list(spec.shape)}"
             )
         by_name[spec.name] = replace(
             spec,
             shape=shape,
             labels=tuple(tensor.parameters.labels) or spec.labels,
-            allow_non_finite=tensor.parameters.allow_non_finite,
+            allow_non_finite=tensor.parameters.allow_non_finite or spec.allow_non_finite,
         )
     return tuple(by_name.values())
 
 
-def _invalid(message: str) -> StartFailure:
-    return StartFailure(Stage.LOAD, Reason.INVALID_MODEL, f"{CONTRACT_FILE}: {message}")
+def _features(stated: ContractFile, known: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    if not stated.features:
+        return () if stated.feature_names else known
+    names = [entry.name for entry in stated.features]
+    if stated.feature_names and stated.feature_names != names:
+        raise invalid("feature_names and the names in features differ: leave feature_names out")
+    if len(set(names)) < len(names):
+        raise invalid(f"features: '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return tuple(_feature(entry) for entry in stated.features)
+
+
+def _feature(entry: FeatureEntry) -> Feature:
+    if entry.minimum is not None and entry.maximum is not None and entry.minimum > entry.maximum:
+        raise invalid(f"features.{entry.name}: minimum {entry.minimum:g} is above maximum {entry.maximum:g}")
+    return Feature(
+        entry.name, entry.minimum, entry.maximum, tuple(entry.categories), entry.unit, entry.description
+    )
+
+
+def _fitting(inputs: tuple[TensorSpec, ...], features: tuple[Feature, ...]) -> tuple[TensorSpec, ...]:
+    """Give each feature its column or its input; a width that the model left open is their number."""
+    if len(inputs) == 1:
+        spec = inputs[0]
+        width = spec.shape[-1] if len(spec.shape) > 1 else 1
+        if width not in (-1, len(features)):
+            raise invalid(
+                f"features: {len(features)} are stated, but input '{spec.name}' has {width} columns"
+            )
+        for feature in features:
+            _comparable(spec, feature)
+        return (replace(spec, shape=(*spec.shape[:-1], len(features))),) if width == -1 else inputs
+    by_name = {spec.name: spec for spec in inputs}
+    for feature in features:
+        if feature.name not in by_name:
+            raise invalid(f"features: '{feature.name}' is none of the inputs {', '.join(by_name)}")
+        _comparable(by_name[feature.name], feature)
+    return inputs
+
+
+def _comparable(spec: TensorSpec, feature: Feature) -> None:
+    is_text = spec.datatype == "BYTES"
+    if is_text and (feature.minimum is not None or feature.maximum is not None):
+        raise invalid(
+            f"features.{feature.name}: input '{spec.name}' is BYTES, for which only categories count"
+        )
+    if any(isinstance(category, str) != is_text for category in feature.categories):
+        raise invalid(
+            f"features.{feature.name}: its categories are not of input '{spec.name}', {spec.datatype}"
+        )
+
+
+def _with_mlflow(contract: Contract, folder: Path) -> Contract:
+    signature = mlflow.signature(folder)
+    if signature is None:
+        return contract
+    names = tuple(signature.columns)
+    width = contract.inputs[0].shape[-1] if len(contract.inputs) == 1 and contract.inputs[0].shape else None
+    if not names or contract.feature_names or len(names) != width:
+        return contract
+    return replace(contract, feature_names=names)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilotage_runtime.contract import Contract, TensorSpec, refine
+from pilotage_runtime.contract import Contract, TensorSpec, complete, refine
 from pilotage_runtime.failure import StartFailure
 
 MODEL = Contract(
@@ -87,3 +87,76 @@ def test_the_tensor_of_probabilities_is_known_by_name_and_form(
 ) -> None:
     contract = Contract(inputs=(), outputs=(TensorSpec(name, datatype, shape),))
     assert (contract.probability is not None) == is_probability
+
+
+def test_features_name_the_columns_and_fix_their_number(tmp_path: Path) -> None:
+    contract = refined(
+        tmp_path,
+        {
+            "features": [
+                {"name": "age", "minimum": 0, "maximum": 120, "unit": "years"},
+                {"name": "kind", "categories": [1, 2]},
+            ]
+        },
+    )
+    assert contract.input_by_name["X"].shape == (-1, 2)
+    assert contract.feature_names == ("age", "kind")
+    assert contract.parameters() == {
+        "feature_names": ["age", "kind"],
+        "features": [
+            {"name": "age", "minimum": 0.0, "maximum": 120.0, "unit": "years"},
+            {"name": "kind", "categories": [1, 2]},
+        ],
+    }
+    assert len(contract.bounded_columns) == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "sentence"),
+    [
+        ([{"name": "a", "minimum": 2, "maximum": 1}], "features.a: minimum 2 is above maximum 1"),
+        ([{"name": "a"}, {"name": "a"}], "features: 'a' is there twice"),
+        ([{"name": "a", "categories": ["x"]}], "features.a: its categories are not of input 'X', FP32"),
+        ([{"name": "a", "min": 1}], "features.0.min: Extra inputs are not permitted"),
+    ],
+)
+def test_features_that_make_no_sense_stop_the_start(
+    tmp_path: Path, features: list[Any], sentence: str
+) -> None:
+    with pytest.raises(StartFailure, match=sentence):
+        refined(tmp_path, {"features": features})
+
+
+def test_features_must_be_as_many_as_the_columns_or_named_like_the_inputs(tmp_path: Path) -> None:
+    wide = Contract(inputs=(TensorSpec("X", "FP32", (-1, 3)),), outputs=())
+    (tmp_path / "contract.json").write_text(json.dumps({"features": [{"name": "a"}]}))
+    with pytest.raises(StartFailure, match="features: 1 are stated, but input 'X' has 3 columns"):
+        refine(wide, tmp_path)
+    two = Contract(inputs=(TensorSpec("x", "BYTES", (-1,)), TensorSpec("y", "FP32", (-1,))), outputs=())
+    with pytest.raises(StartFailure, match="features: 'a' is none of the inputs x, y"):
+        refine(two, tmp_path)
+    (tmp_path / "contract.json").write_text(json.dumps({"features": [{"name": "x", "minimum": 1}]}))
+    with pytest.raises(StartFailure, match="input 'x' is BYTES, for which only categories count"):
+        refine(two, tmp_path)
+    (tmp_path / "contract.json").write_text(json.dumps({"features": [{"name": "a"}], "feature_names": ["b"]}))
+    with pytest.raises(StartFailure, match="leave feature_names out"):
+        refine(MODEL, tmp_path)
+
+
+def test_a_model_that_says_nothing_needs_the_file_and_a_template_shows_it(tmp_path: Path) -> None:
+    with pytest.raises(StartFailure) as failure:
+        complete(tmp_path, "TorchScript", ("image",))
+    assert failure.value.message.startswith(
+        "contract.json is missing: TorchScript does not say which tensors it takes and gives"
+    )
+    template = json.loads(failure.value.message.partition("such as ")[2])
+    (tmp_path / "contract.json").write_text(json.dumps(template))
+    contract = complete(tmp_path, "TorchScript", ("image",))
+    assert contract.inputs == (TensorSpec("image", "FP32", (-1, 4)),)
+    assert refine(contract, tmp_path) == contract
+    with pytest.raises(StartFailure, match="inputs: image are stated, but TorchScript takes a, b"):
+        complete(tmp_path, "TorchScript", ("a", "b"))
+    del template["inputs"][0]["shape"]
+    (tmp_path / "contract.json").write_text(json.dumps(template))
+    with pytest.raises(StartFailure, match=r"inputs.image: datatype and shape are needed"):
+        complete(tmp_path, "TorchScript")
