@@ -16,10 +16,16 @@ class _Loader:
     extra: str | None
     """The extra of the distribution that brings the library; None where the runtime has all it takes."""
     from_bytes: bool = True
+    gpu: bool = False
+    half: bool = False
 
 
 _LOADERS: dict[str, _Loader] = {
-    "ONNX": _Loader("onnx", "OnnxModel", "runtime"),
+    "ONNX": _Loader("onnx", "OnnxModel", "runtime", gpu=True, half=True),
+    "Skops": _Loader("skops", "SkopsModel", "sklearn"),
+    "XGBoost": _Loader("xgboost", "XGBoostModel", "xgboost", gpu=True),
+    "LightGBM": _Loader("lightgbm", "LightGBMModel", "lightgbm"),
+    "CatBoost": _Loader("catboost", "CatBoostModel", "catboost"),
 }
 LOADS_FROM_BYTES = frozenset(name for name, loader in _LOADERS.items() if loader.from_bytes)
 """Formats of one file that need not lie on a disk: these can be kept encrypted."""
@@ -29,19 +35,27 @@ def load(file: ModelFile, options: LoadOptions) -> Model:
     """Load a model by its format; raise StartFailure, which names the extra where a library is missing."""
     loader = _LOADERS[file.format]
     if file.content is not None and not loader.from_bytes:
-        raise StartFailure(
-            Stage.LOAD,
-            Reason.LOAD_FAILED,
+        raise _unable(
             f"{file.format} is loaded from a folder, so it cannot be kept encrypted; "
             f"can be: {', '.join(sorted(LOADS_FROM_BYTES))}",
+        )
+    if options.device != "cpu" and not loader.gpu:
+        raise _unable(
+            f"device {options.device} was asked for, but {file.format} runs on the CPU: leave it out"
+        )
+    if options.precision != "float32" and not loader.half:
+        raise _unable(
+            f"precision {options.precision} was asked for, but {file.format} has one of its own: leave it out"
         )
     try:
         module = import_module(f"pilotage_runtime.loaders.{loader.module}")
     except ImportError as error:
-        raise StartFailure(
-            Stage.LOAD,
-            Reason.LOAD_FAILED,
-            f"{file.format} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'",
+        raise _unable(
+            f"{file.format} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'"
         ) from error
     build: Callable[[ModelFile, LoadOptions], Model] = getattr(module, loader.name)
     return build(file, options)
+
+
+def _unable(message: str) -> StartFailure:
+    return StartFailure(Stage.LOAD, Reason.LOAD_FAILED, message)

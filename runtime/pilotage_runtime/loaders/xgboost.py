@@ -1,0 +1,68 @@
+"""XGBoost's own formats, UBJSON and JSON: data that is parsed, not code that runs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+
+from pilotage_runtime.contract import Contract
+from pilotage_runtime.failure import Reason, Stage, StartFailure
+from pilotage_runtime.formats import ModelFile
+from pilotage_runtime.loaders import tabular
+from pilotage_runtime.loaders.base import LoadOptions, Tensors
+
+_PROBABILITIES = frozenset({"binary:logistic", "multi:softprob"})
+
+
+class XGBoostModel:
+    """A booster. It answers as XGBClassifier and XGBRegressor do: classes are numbered from 0."""
+
+    platform = "xgboost_xgboost"
+
+    def __init__(self, file: ModelFile, options: LoadOptions) -> None:
+        if options.device == "cuda" and not xgb.build_info().get("USE_CUDA"):
+            raise StartFailure(
+                Stage.LOAD,
+                Reason.LOAD_FAILED,
+                "device cuda was asked for, but this xgboost is built for the CPU: use an image with the package "
+                "xgboost in place of xgboost-cpu, or device cpu",
+            )
+        try:
+            self._booster = xgb.Booster()
+            self._booster.load_model(bytearray(tabular.contents(file)))
+            self._booster.set_param({"nthread": options.threads, "device": options.device})
+            # The model's own, not the parameters of its training.
+            learner = json.loads(self._booster.save_config())["learner"]
+            self._columns = int(self._booster.num_features())
+        except (xgb.core.XGBoostError, ValueError, KeyError) as error:
+            raise tabular.refused(file, "xgboost", error) from error
+        self._objective = str(learner["objective"]["name"])
+        parameters = learner["learner_model_param"]
+        self._classes = max(2, int(parameters["num_class"]))
+        self._width = max(1, int(parameters.get("num_target", 1)))
+
+    def contract(self) -> Contract:
+        """Read the features from the booster, the outputs from its objective."""
+        inputs = (tabular.matrix(self._columns, "FP32", missing=True),)
+        names = tuple(self._booster.feature_names or ())
+        if self._objective in _PROBABILITIES:
+            return tabular.classes_contract(inputs, names, "FP32", self._classes)
+        return tabular.numbers_contract(inputs, names, "FP32", self._width)
+
+    def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
+        """Predict in place: no DMatrix is built."""
+        # Names are checked where the request is; here the columns are already in order.
+        answer: np.ndarray = self._booster.inplace_predict(inputs[tabular.INPUT], validate_features=False)
+        if self._objective not in _PROBABILITIES:
+            return [answer for _ in outputs]
+        if answer.ndim == 1:
+            # As XGBClassifier does, for which exactly one half is the first class.
+            both = tabular.both_classes(answer)
+            return tabular.chosen(outputs, both)
+        return tabular.chosen(outputs, answer)
+
+    def close(self) -> None:
+        """Free the booster."""
+        del self._booster
