@@ -22,6 +22,8 @@ class _Loader:
 
 _LOADERS: dict[str, _Loader] = {
     "ONNX": _Loader("onnx", "OnnxModel", "runtime", gpu=True, half=True),
+    "TorchScript": _Loader("torch", "TorchScriptModel", "torch", gpu=True, half=True),
+    "TorchExport": _Loader("torch", "ExportedModel", "torch", gpu=True, half=True),
     "Skops": _Loader("skops", "SkopsModel", "sklearn"),
     "XGBoost": _Loader("xgboost", "XGBoostModel", "xgboost", gpu=True),
     "LightGBM": _Loader("lightgbm", "LightGBMModel", "lightgbm"),
