@@ -141,12 +141,12 @@ def _pickle(content: Content) -> Format:
     return "Joblib" if content.holds(_JOBLIB_MARK) else "Pickle"
 
 
-def _compressed(start: Callable[[bytes], bytes]) -> Callable[[Content], Format | None]:
+def _compressed(start: Callable[[Content], bytes]) -> Callable[[Content], Format | None]:
     """Joblib compresses what it likes; what another program compressed is no model."""
 
     def tell(content: Content) -> Format | None:
         with suppress(zlib.error, OSError, lzma.LZMAError, EOFError, ValueError):
-            return "Joblib" if _is_pickle(start(content.head)) else None
+            return "Joblib" if _is_pickle(start(content)) else None
         return None
 
     return tell
@@ -177,9 +177,9 @@ _BY_HEAD: tuple[
     ),
     (_is_pickle, _pickle),
     (_begins(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), "Joblib"),  # zlib, joblib's usual way
-    (_begins(b"\x1f\x8b"), _compressed(lambda head: zlib.decompressobj(31).decompress(head, 2))),
-    (_begins(b"BZh"), _compressed(lambda head: bz2.BZ2Decompressor().decompress(head, 2))),
-    (_begins(b"\xfd7zXZ", b"\x5d\x00\x00"), _compressed(lambda head: lzma.LZMADecompressor().decompress(head, 2))),
+    (_begins(b"\x1f\x8b"), _compressed(lambda content: zlib.decompressobj(31).decompress(content.head, 2))),
+    (_begins(b"BZh"), _compressed(lambda content: bz2.BZ2File(content.open()).read(2))),
+    (_begins(b"\xfd7zXZ", b"\x5d\x00\x00"), _compressed(lambda content: lzma.LZMADecompressor().decompress(content.head, 2))),
     (_begins(b"CBM1"), "CatBoost"),
     (_matches(rb"tree\r?\nversion=v"), "LightGBM"),
     (_matches(rb'\s*\{\s*"(learner|version)"\s*:|\{L.{7}.(learner|version)[\{\[]'), "XGBoost"),

@@ -51,7 +51,8 @@ def detect(
     `held` are the bytes of the model where its file is encrypted.
     """
     path = root if root.is_file() else _candidate(root, stage, stated)
-    found = "Python" if path.name == CLASS_FILE and path != root else _format(path, held, stage, stated)
+    is_class = path.name == CLASS_FILE and (path != root or stated == "Python")
+    found = "Python" if is_class else _format(path, held, stage, stated)
     if stated is not None and stated != found and (stated, found) != ("Joblib", "Pickle"):
         raise StartFailure(stage, Reason.INVALID_MODEL, f"{path.name} should be {stated}, but is {found}")
     if found in RUN_CODE and not trusted:

@@ -28,6 +28,9 @@ _LOADERS: dict[str, _Loader] = {
     "XGBoost": _Loader("xgboost", "XGBoostModel", "xgboost", gpu=True),
     "LightGBM": _Loader("lightgbm", "LightGBMModel", "lightgbm"),
     "CatBoost": _Loader("catboost", "CatBoostModel", "catboost"),
+    "Pickle": _Loader("pickled", "PickledModel", "sklearn"),
+    "Joblib": _Loader("pickled", "PickledModel", "sklearn"),
+    "Python": _Loader("python", "load", None, from_bytes=False, gpu=True, half=True),
 }
 LOADS_FROM_BYTES = frozenset(name for name, loader in _LOADERS.items() if loader.from_bytes)
 """Formats of one file that need not lie on a disk: these can be kept encrypted."""
