@@ -1,10 +1,13 @@
 """Settings from the environment; the descriptions are what `--help` prints."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pilotage_runtime.content import Format
+from pilotage_runtime.placement import Device, Precision
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -20,8 +23,13 @@ class _Common(BaseSettings):
         default=Path("/models"),
         description="where fetch puts the model and serve reads it; for serve also a model file",
     )
-    model_format: Literal["ONNX"] | None = Field(
-        default=None, description="ONNX; found from the content where absent"
+    model_format: Format | None = Field(
+        default=None, description="the model's format; found from the content where absent"
+    )
+    model_digest: Digest | None = Field(default=None, description="sha256:… that the content must have")
+    trusted: bool = Field(
+        default=False,
+        description="let code in the model's files run (Pickle, Joblib, Python); only together with the digest",
     )
     termination_log: Path = Field(
         default=Path("/dev/termination-log"), description="where a failed start leaves its stage and reason"
@@ -35,7 +43,6 @@ class FetchSettings(_Common):
         description="https://…, s3://BUCKET/KEY, gs://BUCKET/NAME, az://CONTAINER/NAME, hf://ORG/REPOSITORY, oci://IMAGE, "
         "pvc://CLAIM/PATH, or a path of this machine; a file or a folder"
     )
-    model_digest: Digest | None = Field(default=None, description="sha256:… that the content must have")
     pinned_digest_file: Path = Field(
         default=Path("/etc/pilotage/revision/digest"),
         description="holds the digest of the revision's first pod, once known",
@@ -125,6 +132,13 @@ class ServeSettings(_Common):
         gt=0,
         description="a hard limit on a worker's address space (RLIMIT_AS): a model that allocates without end fails "
         "alone; for ONNX on CPUs, other libraries reserve far more than they use",
+    )
+    device: Device = Field(default="cpu", description="where the model runs; cuda is the first GPU")
+    precision: Precision = Field(
+        default="float32", description="of the computation, where a format lets it be chosen: torch and Python"
+    )
+    trusted_types: list[str] = Field(
+        default=[], description="MODULE.NAME of types that a skops file may hold beside those that skops trusts"
     )
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"

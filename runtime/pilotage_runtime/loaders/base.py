@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pilotage_runtime.contract import Contract
+from pilotage_runtime.placement import Device, Precision
 
-Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "float16", "bfloat16"]
 Tensors = Mapping[str, Any]
 
 
