@@ -48,13 +48,15 @@ _FULL = {
             "uri": "s3://bucket/key",
             "digest": "sha256:" + "0" * 64,
             "format": "ONNX",
+            "trusted": True,
+            "trustedTypes": ["a.B"],
             "credentialsSecretRef": {"name": "s"},
             "signature": {
                 "publicKey": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
             },
             "decryptionSecretRef": {"name": "k"},
         },
-        "runtime": {"threads": 1},
+        "runtime": {"threads": 1, "device": "GPU", "precision": "Float16"},
     },
 }
 

@@ -135,10 +135,12 @@ class ServeSettings(_Common):
     )
     device: Device = Field(default="cpu", description="where the model runs; cuda is the first GPU")
     precision: Precision = Field(
-        default="float32", description="of the computation, where a format lets it be chosen: torch and Python"
+        default="float32",
+        description="of the computation, where a format lets it be chosen: TorchScript and TorchExport",
     )
     trusted_types: list[str] = Field(
-        default=[], description="MODULE.NAME of types that a skops file may hold beside those that skops trusts"
+        default=[],
+        description="MODULE.NAME of types that a skops file may hold beside those that skops trusts",
     )
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"

@@ -45,6 +45,11 @@ Digest = Annotated[
     MaxLen(71),
     Matches("sha256:[0-9a-f]{64}", "must be 'sha256:' followed by 64 lower-case hexadecimal digits"),
 ]
+TypeName = Annotated[
+    str,
+    MaxLen(256),
+    Matches(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", "must be MODULE.NAME of a Python type"),
+]
 SecretName = Annotated[
     str,
     MaxLen(253),
@@ -105,8 +110,30 @@ class ModelSpec(ApiModel):
     digest: Digest | None = None
     """The sha256 that the content must have, as sha256:HEX. Absent: the first pod of each revision finds the
     digest, and it is pinned for that revision; status.stable.modelDigest shows it."""
-    format: Literal["ONNX"] | None = None
-    """The model's format. Absent: detected from the content."""
+    format: (
+        Literal[
+            "ONNX",
+            "TorchScript",
+            "TorchExport",
+            "Skops",
+            "XGBoost",
+            "LightGBM",
+            "CatBoost",
+            "TensorFlow",
+            "Pickle",
+            "Joblib",
+            "Python",
+        ]
+        | None
+    ) = None
+    """The model's format. Absent: detected from the content. Each but ONNX needs an image that holds its
+    library."""
+    trusted: bool | None = None
+    """Let code in the model's files run, with everything that the pod may do: the formats Pickle, Joblib and
+    Python are refused without it. It covers only the content that has the digest given here. Absent: false."""
+    trusted_types: Annotated[list[TypeName], MaxLen(256)] | None = None
+    """Types, as MODULE.NAME, that a model of format Skops may hold beside those that skops itself trusts, such
+    as sklearn.tree._tree.Tree. A model that holds another is refused, and the failure lists it."""
     credentials_secret_ref: SecretRef | None = None
     """Credentials for the model's store. The Secret's keys are the SDKs' own names. For s3:// they are
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and where needed AWS_SESSION_TOKEN, AWS_ENDPOINT_URL and

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LONGEST_NAME = 40
 _SCHEMES_WITH_CREDENTIALS = ("s3://", "gs://", "az://", "hf://", "oci://")
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
+_CODE = ("Pickle", "Joblib", "Python")
+"""Formats that run code of the model's files."""
 _UNITS = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
@@ -69,6 +71,14 @@ def _stays_below(uri: str) -> bool:
 
 def _credentials_have_a_use(model: ModelSpec) -> bool:
     return model.credentials_secret_ref is None or model.uri.startswith(_SCHEMES_WITH_CREDENTIALS)
+
+
+def _trust_has_a_digest(model: ModelSpec) -> bool:
+    return not model.trusted or bool(model.digest)
+
+
+def _code_is_trusted(model: ModelSpec) -> bool:
+    return model.format not in _CODE or model.trusted is True
 
 
 def _amount(quantity: int | str) -> Decimal:
@@ -143,6 +153,19 @@ RULES = (
         ".exists(scheme, self.uri.startsWith(scheme))",
         _credentials_have_a_use,
         "credentialsSecretRef is for s3://, gs://, az://, hf:// and oci:// only: remove it, or use such a uri",
+    ),
+    Rule(
+        "spec.model",
+        "!has(self.trusted) || !self.trusted || (has(self.digest) && self.digest != '')",
+        _trust_has_a_digest,
+        "trusted needs digest: code runs only in the content that is named",
+    ),
+    Rule(
+        "spec.model",
+        f"!has(self.format) || !(self.format in {list(_CODE)}) || (has(self.trusted) && self.trusted)",
+        _code_is_trusted,
+        "formats Pickle, Joblib and Python run code of the model's files: state trusted: true and the digest, or"
+        " convert the model",
     ),
     Rule(
         "spec.runtime.resources",

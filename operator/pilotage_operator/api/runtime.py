@@ -93,6 +93,12 @@ class RuntimeSpec(ApiModel):
     threads: Annotated[Integer, Ge(1), Le(256)] | None = None
     """How many threads one inference may use. Absent: each worker's share of the CPU limit, or of the request
     where there is no limit; at least one."""
+    device: Literal["CPU", "GPU"] | None = None
+    """Where the model runs. GPU needs an image with libraries for it, and the node's GPU among the limits, such
+    as nvidia.com/gpu: 1; formats that run on CPUs alone refuse it. Absent: CPU."""
+    precision: Literal["Float32", "Float16", "BFloat16"] | None = None
+    """Precision of the computation, for TorchScript and TorchExport, whose inputs and outputs keep their types.
+    Other formats have a precision of their own and refuse this. Absent: Float32, the model as it is."""
     env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None
     """Environment variables of the container that serves the model."""
     node_selector: NodeLabels | None = None

@@ -30,7 +30,7 @@ _LOADERS: dict[str, _Loader] = {
     "CatBoost": _Loader("catboost", "CatBoostModel", "catboost"),
     "Pickle": _Loader("pickled", "PickledModel", "sklearn"),
     "Joblib": _Loader("pickled", "PickledModel", "sklearn"),
-    "Python": _Loader("python", "load", None, from_bytes=False, gpu=True, half=True),
+    "Python": _Loader("python", "load", None, from_bytes=False, gpu=True),
 }
 LOADS_FROM_BYTES = frozenset(name for name, loader in _LOADERS.items() if loader.from_bytes)
 """Formats of one file that need not lie on a disk: these can be kept encrypted."""

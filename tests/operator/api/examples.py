@@ -33,7 +33,9 @@ def fullest() -> dict[str, Any]:
                 "uri": "s3://models/fraud/7",
                 "name": "fraud-model",
                 "digest": DIGEST,
-                "format": "ONNX",
+                "format": "TorchScript",
+                "trusted": True,
+                "trustedTypes": ["sklearn.tree._tree.Tree"],
                 "credentialsSecretRef": {"name": "store-keys"},
                 "signature": {"publicKey": PUBLIC_KEY},
                 "decryptionSecretRef": {"name": "model-keys"},
@@ -46,6 +48,8 @@ def fullest() -> dict[str, Any]:
                 },
                 "workers": 2,
                 "threads": 4,
+                "device": "GPU",
+                "precision": "Float16",
                 "env": [{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": "MODE", "value": ""}],
                 "nodeSelector": {"kubernetes.io/arch": "amd64", "pool": ""},
                 "tolerations": [
@@ -121,6 +125,11 @@ _RESOURCE = "each resource must be cpu, memory, ephemeral-storage or a device's 
 _RISING = "the weights of steps must rise from each step to the next"
 _BOUNDS = "minReplicas must not be above maxReplicas; where absent, minReplicas is 2 and maxReplicas 10"
 _FIXED = "replicas is a fixed size and excludes minReplicas, maxReplicas and targetCPUUtilizationPercent"
+_PICKLE = {"uri": "s3://models/a", "format": "Pickle", "digest": DIGEST}
+_CODE = (
+    "formats Pickle, Joblib and Python run code of the model's files: state trusted: true and the digest, or"
+    " convert the model"
+)
 _NAME = (
     "metadata.name must be at most 40 lower-case letters, digits and '-', beginning with a letter and not"
     " ending with '-': names of revisions and their children are made from it"
@@ -177,6 +186,20 @@ RULE_EXAMPLES = (
         DIGEST,
         DIGEST.upper(),
         "must be 'sha256:' followed by 64 lower-case hexadecimal digits",
+    ),
+    RuleExample(
+        "spec.model",
+        {"uri": "s3://models/a", "trusted": True, "digest": DIGEST},
+        {"uri": "s3://models/a", "trusted": True},
+        "trusted needs digest: code runs only in the content that is named",
+    ),
+    RuleExample("spec.model", {"uri": "s3://models/a", "format": "Skops"}, _PICKLE, _CODE),
+    RuleExample("spec.model", {**_PICKLE, "trusted": True}, {**_PICKLE, "trusted": False}, _CODE),
+    RuleExample(
+        "spec.model.trustedTypes",
+        ["sklearn.tree._tree.Tree"],
+        ["Tree"],
+        "must be MODULE.NAME of a Python type",
     ),
     RuleExample(
         "spec.runtime.image",

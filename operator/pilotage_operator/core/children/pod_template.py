@@ -6,6 +6,7 @@ later (routing, rollout, scaling) may reach it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ _NEAR = ("pvc", "oci")
 _USER = 65532
 _DEFAULT_RESOURCES = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 _FETCH_RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_DEVICES = {"CPU": "cpu", "GPU": "cuda"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -154,6 +156,7 @@ def _settings(deployment: ModelDeployment, install: Install) -> list[dict[str, A
         "PILOTAGE_MODEL_URI": model.uri,
         "PILOTAGE_MODEL_DIGEST": model.digest,
         "PILOTAGE_MODEL_FORMAT": model.format,
+        "PILOTAGE_TRUSTED": "true" if model.trusted else None,
         "PILOTAGE_MODEL_DIR": MODEL_FOLDER,
         "PILOTAGE_PINNED_DIGEST_FILE": f"{REVISION_FOLDER}/digest",
         "PILOTAGE_ALLOW_PRIVATE_ADDRESSES": str(install.allow_private_addresses).lower(),
@@ -163,13 +166,20 @@ def _settings(deployment: ModelDeployment, install: Install) -> list[dict[str, A
 
 
 def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
-    runtime = deployment.spec.runtime
+    model, runtime = deployment.spec.model, deployment.spec.runtime
+    device, precision = (runtime.device, runtime.precision) if runtime else (None, None)
     workers = (runtime.workers if runtime else None) or 1
     threads = (runtime.threads if runtime else None) or _threads(deployment, workers)
     wanted = {
         "PILOTAGE_MODEL_NAME": deployment.model_name,
-        "PILOTAGE_MODEL_FORMAT": deployment.spec.model.format,
+        "PILOTAGE_MODEL_FORMAT": model.format,
         "PILOTAGE_MODEL_DIR": MODEL_FOLDER,
+        # Only code is digested again where it runs: other content was when it was fetched.
+        "PILOTAGE_MODEL_DIGEST": model.digest if model.trusted else None,
+        "PILOTAGE_TRUSTED": "true" if model.trusted else None,
+        "PILOTAGE_TRUSTED_TYPES": json.dumps(model.trusted_types) if model.trusted_types else None,
+        "PILOTAGE_DEVICE": _DEVICES[device] if device else None,
+        "PILOTAGE_PRECISION": precision.lower() if precision else None,
         "PILOTAGE_WORKERS": str(workers),
         "PILOTAGE_THREADS": str(threads),
         "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
