@@ -238,11 +238,16 @@ def _comparable(spec: TensorSpec, feature: Feature) -> None:
 
 
 def _with_mlflow(contract: Contract, folder: Path) -> Contract:
+    """Add the columns' names and an example to a model of one matrix, if they fit it."""
     signature = mlflow.signature(folder)
-    if signature is None:
+    if signature is None or len(contract.inputs) != 1 or len(contract.inputs[0].shape) != 2:
         return contract
-    names = tuple(signature.columns)
-    width = contract.inputs[0].shape[-1] if len(contract.inputs) == 1 and contract.inputs[0].shape else None
-    if not names or contract.feature_names or len(names) != width:
-        return contract
-    return replace(contract, feature_names=names)
+    spec = contract.inputs[0]
+    if signature.columns and len(signature.columns) == spec.shape[-1] and not contract.feature_names:
+        contract = replace(contract, feature_names=signature.columns)
+    if signature.rows and len(signature.rows[0]) == spec.shape[-1] and spec.datatype.startswith("FP"):
+        data = [number for row in signature.rows for number in row]
+        shape = [len(signature.rows), len(signature.rows[0])]
+        tensor = {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data}
+        contract = replace(contract, sample_request={"inputs": [tensor]})
+    return contract

@@ -28,6 +28,7 @@ _LOADERS: dict[str, _Loader] = {
     "XGBoost": _Loader("xgboost", "XGBoostModel", "xgboost", gpu=True),
     "LightGBM": _Loader("lightgbm", "LightGBMModel", "lightgbm"),
     "CatBoost": _Loader("catboost", "CatBoostModel", "catboost"),
+    "TensorFlow": _Loader("tensorflow", "TensorFlowModel", "tensorflow", from_bytes=False, gpu=True),
     "Pickle": _Loader("pickled", "PickledModel", "sklearn"),
     "Joblib": _Loader("pickled", "PickledModel", "sklearn"),
     "Python": _Loader("python", "load", None, from_bytes=False, gpu=True),
