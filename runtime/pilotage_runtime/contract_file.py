@@ -12,7 +12,7 @@ _MOST_BYTES = 16 * 2**20
 
 DatatypeName = Literal[
     "BOOL", "BYTES", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64",
-    "FP16", "FP32", "FP64",
+    "FP16", "BF16", "FP32", "FP64",
 ]  # fmt: skip
 
 

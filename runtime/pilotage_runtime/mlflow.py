@@ -45,7 +45,9 @@ def model_path(folder: Path, stage: Stage) -> Path | None:
     flavors: dict[str, Any] = stated if isinstance(stated, dict) else {}
     for flavor, places in _PLACES.items():
         options = flavors.get(flavor)
-        for place in places if isinstance(options, dict) else ():
+        if not isinstance(options, dict):
+            continue
+        for place in places:
             if isinstance(named := options.get(place), str):
                 found = _below(folder, named, stage)
                 # Keras and PyTorch have a folder whose file has a fixed name.

@@ -94,7 +94,7 @@ def _columns(spec: TensorSpec, features: Sequence[Feature]) -> Columns:
 
 def _rounded(spec: TensorSpec, value: Any) -> Any:
     """The number as the input carries it: 0.1 in FP32 is a little more than 0.1, and still allowed."""
-    return spec.dtype.type(value).item() if spec.dtype.kind == "f" else value
+    return float(spec.dtype.type(value)) if spec.datatype.startswith(("FP", "BF")) else value
 
 
 def _check_one_by_one(columns: Columns, array: np.ndarray) -> None:

@@ -31,7 +31,7 @@ def refusal(contract: Contract, **inputs: Any) -> str:
 
 
 @pytest.mark.parametrize("repeated", [1, 100], ids=["in a loop", "at once"])
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
 def test_the_feature_its_value_and_its_range_are_named(repeated: int, datatype: str) -> None:
     contract = matrix(AGE, FREE, SHARE, datatype=datatype)
     dtype = contract.inputs[0].dtype

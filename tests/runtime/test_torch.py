@@ -150,6 +150,17 @@ def test_half_precision_answers_in_the_contracts_type(
     np.testing.assert_allclose(value, expected(network), atol=0.02)
 
 
+def test_a_program_of_bfloat16_tensors_is_served(tmp_path: Path) -> None:
+    given = (torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.bfloat16))
+    torch.export.save(torch.export.export(Two(), given), tmp_path / "model.pt2")
+    model = loaded(tmp_path)
+    contract = model.contract()
+    assert {spec.datatype for spec in (*contract.inputs, *contract.outputs)} == {"BF16"}
+    values = np.array([1, 2, 3], contract.inputs[0].dtype)
+    total = model.run({"a": values, "b": values}, [contract.outputs[0].name])[0]
+    assert (total.dtype, total.tolist()) == (values.dtype, [2, 4, 6])
+
+
 @pytest.mark.parametrize("kind", ["script", "program"])
 def test_without_a_gpu_cuda_is_refused_with_a_sentence(kind: str, request: pytest.FixtureRequest) -> None:
     if torch.cuda.is_available():

@@ -18,8 +18,9 @@ from pilotage_runtime.tensors import DATATYPES
 
 _DATATYPES: dict[torch.dtype, str] = {
     torch.bool: "BOOL", torch.uint8: "UINT8", torch.int8: "INT8", torch.int16: "INT16", torch.int32: "INT32",
-    torch.int64: "INT64", torch.float16: "FP16", torch.float32: "FP32", torch.float64: "FP64",
+    torch.int64: "INT64", torch.float16: "FP16", torch.bfloat16: "BF16", torch.float32: "FP32", torch.float64: "FP64",
 }  # fmt: skip
+_BFLOAT16 = DATATYPES["BF16"].dtype
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -64,10 +65,18 @@ class _TorchModel:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # torch has no read-only tensors: what a request's own bytes back is copied.
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
+        plain = array if array.flags.writeable else array.copy()
+        # numpy's bfloat16 is not torch's: they share the bits alone.
+        tensor = (
+            torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16)
+            if plain.dtype == _BFLOAT16
+            else torch.from_numpy(plain)
+        ).to(self._device)
         return tensor.to(self._precision) if self._precision and tensor.is_floating_point() else tensor
 
     def _array(self, tensor: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+        if dtype == _BFLOAT16:
+            return tensor.to(torch.bfloat16).contiguous().cpu().view(torch.int16).numpy().view(dtype)
         plain = tensor.float() if tensor.dtype in (torch.bfloat16, self._precision) else tensor
         return plain.cpu().numpy().astype(dtype, copy=False)
 
