@@ -24,6 +24,7 @@ lint: venv ## Check style, layers and generated files
 	$(PY) -m pilotage_operator.api.reference --check
 	$(PY) docs/reference/metrics.py --check
 	$(PY) docs/reference/settings.py --check
+	$(PY) docs/reference/contract.py --check
 
 types: venv ## Check types in strict mode
 	.venv/bin/pyright
@@ -42,6 +43,7 @@ docs: venv ## Render the reference pages from the code
 	$(PY) -m pilotage_operator.api.reference --write
 	$(PY) docs/reference/metrics.py --write
 	$(PY) docs/reference/settings.py --write
+	$(PY) docs/reference/contract.py --write
 
 venv: .venv/.ready ## Make the virtual environment from the pinned constraints
 .venv/.ready: pyproject.toml constraints.txt dev/venv hatch_build.py runtime/pilotage_runtime/protocol/open_inference.proto

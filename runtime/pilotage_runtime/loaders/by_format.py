@@ -60,7 +60,13 @@ def load(file: ModelFile, options: LoadOptions) -> Model:
             f"{file.format} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'"
         ) from error
     build: Callable[[ModelFile, LoadOptions], Model] = getattr(module, loader.name)
-    return build(file, options)
+    try:
+        return build(file, options)
+    except StartFailure:
+        raise
+    except Exception as error:  # a library's own way to fail, of which a loader knows nothing
+        text = " ".join(str(error).split())[:500]
+        raise _unable(f"{file.path.name} could not be loaded: {type(error).__name__}: {text}") from error
 
 
 def _unable(message: str) -> StartFailure:

@@ -6,6 +6,7 @@ with such operators are refused before anything runs. (Keras' Lambda layers are 
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ _OUTSIDE = frozenset({
     "WholeFileReaderV2", "SaveDataset", "SaveDatasetV2", "LoadDataset", "DebugIdentity", "DebugIdentityV2",
     "DebugIdentityV3", "Save", "SaveSlices", "SqlDataset", "RpcClient", "RpcCall", "CollectiveReduce",
 })  # fmt: skip
-_threads: int | None = None
 
 
 class TensorFlowModel:
@@ -91,11 +91,9 @@ class TensorFlowModel:
 
 def _use_threads(threads: int) -> None:
     """TensorFlow takes its number of threads once in a process, before it has computed anything."""
-    global _threads  # noqa: PLW0603 - a setting of the process
-    if _threads is None:
+    with suppress(RuntimeError):  # something else in this process has computed already
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        _threads = threads
 
 
 def _operators(saved: Any) -> Iterator[str]:
