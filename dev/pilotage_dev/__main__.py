@@ -97,6 +97,7 @@ def main() -> int:
             case _:
                 machine.require_root()
                 whole.build(TIERS[asked.only], _say)
+                machine.install_browser(_say)
     except StackError as error:
         print(f"dev: {error}", file=sys.stderr)
         return 1

@@ -23,6 +23,8 @@ PACKAGES = (
     "prometheus-alertmanager",
     "runc",
 )
+# No part of the stack: what the tests of the runtime's page look at it with.
+BROWSER = "chromium"
 # While it is there, Debian starts none of the daemons that it installs.
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -50,9 +52,22 @@ def shortcoming() -> str | None:
 def install_packages(say: Callable[[str], None]) -> None:
     """Install those of Debian's packages that are missing, and start none of their daemons."""
     missing = [name for name in PACKAGES if not _installed(name)]
-    if not missing:
+    if missing:
+        require_root()
+        _install(missing, say)
+
+
+def install_browser(say: Callable[[str], None]) -> None:
+    """Install a browser for the tests; without one they say so, and the rest goes on."""
+    if shutil.which(BROWSER) is not None:
         return
-    require_root()
+    try:
+        _install([BROWSER], say)
+    except StackError as error:
+        say(f"no browser for the tests of the runtime's page: {error}")
+
+
+def _install(missing: list[str], say: Callable[[str], None]) -> None:
     say(f"installing from Debian: {' '.join(missing)}")
     ours = not POLICY.exists()
     if ours:

@@ -14,6 +14,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import infer_operation
+from pilotage_runtime.services.page import add_page
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 
@@ -52,6 +53,7 @@ def build(repository: Repository, lifecycle: Lifecycle, control: Control | None 
     _health(app, repository, lifecycle)
     _metadata(app, repository)
     _repository(app, repository, control)
+    add_page(app)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
