@@ -10,14 +10,14 @@ import threading
 import time
 from contextlib import nullcontext
 
+from pydantic_settings import BaseSettings
+
 from pilotage_cli import STARTED
 from pilotage_cli import target as targets
 from pilotage_cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError
 from pilotage_cli.flags import Flags, variable
 from pilotage_cli.log_view import readable_output
 from pilotage_cli.server_api import Address, NotAnswering, ServerApi, family, free_port
-from pydantic_settings import BaseSettings
-
 from pilotage_runtime import log
 from pilotage_runtime.failure import StartFailure
 from pilotage_runtime.settings import FetchSettings, ServeSettings
@@ -36,7 +36,10 @@ examples:
 
 Each flag has an environment variable, named in brackets; the flag wins.
 """
-TITLES: dict[type[BaseSettings], str] = {ServeSettings: "serving", FetchSettings: "fetching, where TARGET is a URI"}
+TITLES: dict[type[BaseSettings], str] = {
+    ServeSettings: "serving",
+    FetchSettings: "fetching, where TARGET is a URI",
+}
 # A person waits for no load balancer, and shares the machine with nobody who should see the server.
 DEFAULTS = {
     "host": "127.0.0.1",
