@@ -6,7 +6,8 @@ So `pilotage --help` imports nothing but the standard library, and a command nee
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol, cast
 
 from pilotage_cli.errors import EXIT_INTERRUPTED, CommandError
@@ -92,8 +93,9 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
 def _run(given: list[str]) -> int:
     # The command's own parser takes what follows its name: argparse would import every command to list one.
     if given and given[0] in COMMANDS:
-        options = parser(given[0]).parse_args(given[1:])
-        return _imported(given[0]).run(options)
+        with _needing(given[0]):
+            options = parser(given[0]).parse_args(given[1:])
+            return _imported(given[0]).run(options)
     listing = parser()
     if listing.parse_args(given[:1]).version:
         from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked for
@@ -105,15 +107,20 @@ def _run(given: list[str]) -> int:
 
 
 def _imported(name: str) -> _Module:
-    command = COMMANDS[name]
+    return cast("_Module", importlib.import_module(COMMANDS[name].module))
+
+
+@contextmanager
+def _needing(name: str) -> Generator[None]:
+    """Say how to install what a command lacks, whether it shows at its import or on the way."""
+    extra = COMMANDS[name].extra
     try:
-        return cast("_Module", importlib.import_module(command.module))
+        yield
     except ModuleNotFoundError as error:
-        if command.extra is None or (error.name or "").startswith("pilotage_cli"):
+        if extra is None or (error.name or "").startswith("pilotage_"):
             raise
         raise CommandError(
-            f"`pilotage {name}` needs {error.name}, which is not installed: "
-            f"pip install 'pilotage[{command.extra}]'"
+            f"`pilotage {name}` needs {error.name}, which is not installed: pip install 'pilotage[{extra}]'"
         ) from error
 
 

@@ -36,7 +36,7 @@ class Histogram:
         for at, count in enumerate(self._counts):
             seen += count
             if count and seen >= wanted:
-                return min(_upper(at), self.longest)
+                return self.longest if at == _BUCKETS - 1 else min(_upper(at), self.longest)
         return self.longest
 
     def grouped(self) -> Iterator[tuple[float, float, int]]:

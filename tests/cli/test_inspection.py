@@ -1,0 +1,70 @@
+"""`pilotage inspect`: what it prints is what the runtime serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from tests.cli.conftest import Terminal
+
+
+def test_a_model_is_told_with_its_facts(terminal: Terminal, models: Path) -> None:
+    told = terminal.run("inspect", models / "iris" / "1" / "model.onnx")
+    assert told.returncode == 0, told.stderr
+    digest = hashlib.sha256((models / "iris" / "1" / "model.onnx").read_bytes()).hexdigest()
+    assert f"sha256:{digest}" in told.stdout
+    for words in (
+        "iris  version 1",
+        "batching on",
+        "sepal length (cm)",
+        "setosa, versicolor, virginica",
+        "ONNX",
+    ):
+        assert words in told.stdout
+
+
+def test_what_is_printed_as_json_is_a_contract_json(terminal: Terminal, models: Path, tmp_path: Path) -> None:
+    first = terminal.run("inspect", "--json", models / "iris")
+    assert first.returncode == 0, first.stderr
+    copy = tmp_path / "iris"
+    copy.mkdir()
+    shutil.copy(models / "iris" / "1" / "model.onnx", copy)
+    bare = terminal.run("inspect", "--json", copy)
+    assert "feature_names" not in json.loads(bare.stdout)
+    (copy / "contract.json").write_text(first.stdout)
+    assert terminal.run("inspect", "--json", copy).stdout == first.stdout
+    (copy / "contract.json").write_text(bare.stdout)
+    assert terminal.run("inspect", "--json", copy).stdout == bare.stdout
+
+
+def test_of_many_each_is_told_and_one_can_be_chosen(terminal: Terminal, models: Path, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        shutil.copytree(models / "fraud" / version, tmp_path / "many" / "fraud" / version)
+    shutil.copytree(models / "broken", tmp_path / "many" / "broken")
+    told = terminal.run("inspect", tmp_path / "many")
+    assert told.returncode == 1
+    assert "fraud  version 1" in told.stdout
+    assert "fraud  version 2" in told.stdout
+    assert "broken  version 1: the folder should hold one .onnx file" in told.stdout
+    refused = terminal.run("inspect", "--json", tmp_path / "many")
+    assert refused.returncode == 2
+    assert "choose one with --model, of broken/1, fraud/1, fraud/2" in refused.stderr
+    assert terminal.run("inspect", "--json", tmp_path / "many", "--model", "fraud/2").returncode == 0
+    assert "there is broken/1" in terminal.run("inspect", tmp_path / "many", "--model", "iris").stderr
+
+
+def test_why_requests_do_not_share_a_run_is_told(terminal: Terminal, models: Path) -> None:
+    told = terminal.run("inspect", models / "iris", "--max-batch-size", "1")
+    assert "batching off: switched off: at most 1 row may share a run" in told.stdout
+
+
+def test_a_model_that_cannot_be_served_is_refused_as_the_runtime_does(
+    terminal: Terminal, models: Path
+) -> None:
+    refused = terminal.run("inspect", models / "broken" / "pickle.onnx")
+    assert refused.returncode == 1
+    assert "which runs code when it is loaded" in refused.stderr
+    assert "(Load: UntrustedFormat)" in refused.stderr
+    assert refused.stdout == ""
