@@ -25,6 +25,7 @@ lint: venv ## Check style, layers and generated files
 	$(PY) docs/reference/metrics.py --check
 	$(PY) docs/reference/settings.py --check
 	$(PY) docs/reference/contract.py --check
+	$(PY) docs/reference/cli.py --check
 
 types: venv ## Check types in strict mode
 	.venv/bin/pyright
@@ -44,6 +45,7 @@ docs: venv ## Render the reference pages from the code
 	$(PY) docs/reference/metrics.py --write
 	$(PY) docs/reference/settings.py --write
 	$(PY) docs/reference/contract.py --write
+	$(PY) docs/reference/cli.py --write
 
 venv: .venv/.ready ## Make the virtual environment from the pinned constraints
 .venv/.ready: pyproject.toml constraints.txt dev/venv hatch_build.py runtime/pilotage_runtime/protocol/open_inference.proto

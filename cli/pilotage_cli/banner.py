@@ -1,7 +1,6 @@
 """What a person reads once the server is ready: its models, a line to paste, and where to look."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,21 +9,17 @@ from rich.text import Text
 
 from pilotage_cli import sample
 from pilotage_cli.errors import CommandError
-from pilotage_cli.server_api import Address, NotAnswering, ServerApi
+from pilotage_cli.server_api import NotAnswering, ServerApi
 
-_LOOK_SECONDS = 0.02
 _MOST_MODELS = 8
 _MOST_NAMES = 12
 _WIDE = 300
 
 
-def when_ready(server: ServerApi, metrics: Address, console: Console, seconds: Callable[[], float]) -> None:
-    """Wait until the server answers, then print; what it cannot tell is left out, for it serves all the same."""
-    while not server.ready():
-        time.sleep(_LOOK_SECONDS)
-    took = seconds()
+def show(server: ServerApi, more: Mapping[str, str], console: Console, took: float) -> None:
+    """Print; what the server cannot tell is left out, for it serves all the same."""
     try:
-        _show(server, metrics, console, took)
+        _show(server, more, console, took)
     except (CommandError, NotAnswering) as error:
         console.print(f"pilotage: {error}", style="red", markup=False)
 
@@ -52,7 +47,7 @@ def tensors(metadata: dict[str, Any]) -> Table:
     return table
 
 
-def _show(server: ServerApi, metrics: Address, console: Console, took: float) -> None:
+def _show(server: ServerApi, more: Mapping[str, str], console: Console, took: float) -> None:
     index = server.index()
     ready = list(dict.fromkeys(entry["name"] for entry in index if entry["state"] == "READY"))
     console.print(Text(f"\nReady in {took:.1f} s", style="bold green"))
@@ -66,7 +61,7 @@ def _show(server: ServerApi, metrics: Address, console: Console, took: float) ->
         if entry["state"] != "READY":
             line = f"{entry['name']} version {entry['version']} is {entry['state']}: {entry['reason']}"
             console.print(Text(line, style="red"))
-    _places(server, metrics, console, ready[0])
+    _places(server, more, console, ready[0])
 
 
 def heading(metadata: dict[str, Any]) -> Text:
@@ -81,7 +76,7 @@ def heading(metadata: dict[str, Any]) -> Text:
     )
 
 
-def _places(server: ServerApi, metrics: Address, console: Console, model: str) -> None:
+def _places(server: ServerApi, more: Mapping[str, str], console: Console, model: str) -> None:
     body = sample.request(server, server.metadata(model))
     url = server.address.url
     console.print(Text("\nTry it, in another terminal:", style="bold"))
@@ -91,7 +86,7 @@ def _places(server: ServerApi, metrics: Address, console: Console, model: str) -
     for name, address in (
         ("By hand, in a browser", f"{url}/"),
         ("The interface's documentation", f"{url}/docs"),
-        ("Metrics", f"{metrics.url}/metrics"),
+        *more.items(),
     ):
         places.add_row(Text(name), Text(address, style="cyan"))
     console.print()

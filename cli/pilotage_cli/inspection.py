@@ -33,7 +33,7 @@ _EXAMPLES = """\
 examples:
   pilotage inspect model.onnx
   pilotage inspect models/                          every model and version in a folder
-  pilotage inspect --json iris/1 > iris/1/contract.json
+  pilotage inspect --json iris --output iris/contract.json
   pilotage inspect --json models/ --model fraud/7   one of many
 """
 
@@ -74,6 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "target", metavar="TARGET", help="a model file, a folder, or a URI (https://, s3://, …)"
     )
     parser.add_argument("--json", action="store_true", help="print the contract as contract.json holds it")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where --json goes; a shell's > would empty a contract.json before it is read",
+    )
     parser.add_argument("--model", metavar="NAME[/VERSION]", help="only this one of a folder that holds many")
     parser.add_argument("--refresh", action="store_true", help="fetch a URI anew, whatever the cache holds")
     _flags().add_to(parser, serve.TITLES)
@@ -96,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         name = settings.model_name if os.environ.get(variable(ServeSettings, "model_name")) else target.name
         locations = _chosen(catalog.discover(root, name), options.model)
         if options.json:
-            return _print_json(locations, settings)
+            return _print_json(locations, settings, options.output)
         return _print_all(locations, settings)
     except StartFailure as failure:
         raise _refused(failure) from None
@@ -128,7 +134,7 @@ def _chosen(locations: list[Location], wanted: str | None) -> list[Location]:
     return found
 
 
-def _print_json(locations: list[Location], settings: ServeSettings) -> int:
+def _print_json(locations: list[Location], settings: ServeSettings, output: Path | None) -> int:
     if len(locations) != 1:
         there = ", ".join(f"{one.model}/{one.version}" for one in locations[:8])
         raise CommandError(
@@ -136,8 +142,15 @@ def _print_json(locations: list[Location], settings: ServeSettings) -> int:
             EXIT_USAGE,
         )
     found = _load(locations[0], settings)
-    print(json.dumps(document(found.engine.contract), indent=2, ensure_ascii=False))
+    text = json.dumps(document(found.engine.contract), indent=2, ensure_ascii=False)
     found.engine.close()
+    if output is None:
+        print(text)
+        return 0
+    try:
+        output.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--output {output}: {error.strerror}", EXIT_USAGE) from None
     return 0
 
 

@@ -57,6 +57,8 @@ NAMES = {
 # The command sets these itself, or a pod alone has use for them.
 WITHOUT = frozenset({"model_dir", "model_uri", "termination_log", "pinned_digest_file", "model_claim_dir"})
 
+_LOOK_SECONDS = 0.02
+
 
 def _flags() -> Flags:
     return Flags(
@@ -121,8 +123,10 @@ def _fetched(uri: str, flags: Flags, *, refresh: bool) -> os.PathLike[str]:
 
 def _take_ports(settings: ServeSettings) -> None:
     """Choose the ports before anything slow happens; refuse one that is taken."""
-    for setting in ("http_port", "metrics_port"):
+    for setting in ("http_port", "metrics_port", "grpc_port"):
         port = getattr(settings, setting)
+        if port is None:
+            continue
         if port == 0:
             os.environ[variable(ServeSettings, setting)] = str(free_port(settings.host))
             continue
@@ -156,13 +160,19 @@ def _cannot_listen(host: str, setting: str, port: int, error: OSError) -> Comman
 
 def _announce_when_ready(settings: ServeSettings) -> None:
     server = ServerApi(_reachable(settings.host, settings.http_port))
-    metrics = _reachable(settings.host, settings.metrics_port)
+    more = {"Metrics": f"{_reachable(settings.host, settings.metrics_port).url}/metrics"}
+    if settings.grpc_port is not None:
+        host, port = _reachable(settings.host, settings.grpc_port)
+        more["gRPC"] = f"{host}:{port}"
 
     def announce() -> None:
-        # Here, not above: while it is imported the model loads.
+        while not server.ready():
+            time.sleep(_LOOK_SECONDS)
+        took = time.monotonic() - STARTED
+        # Not before: what is imported in a thread meanwhile keeps the model waiting.
         from pilotage_cli import banner  # noqa: PLC0415
 
-        banner.when_ready(server, metrics, banner.terminal(stderr=True), lambda: time.monotonic() - STARTED)
+        banner.show(server, more, banner.terminal(stderr=True), took)
 
     threading.Thread(target=announce, name="banner", daemon=True).start()
 

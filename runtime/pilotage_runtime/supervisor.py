@@ -120,8 +120,11 @@ class Supervisor:
             "pilotage_runtime.worker",
             *(str(descriptor) for descriptor in descriptors),
             pass_fds=descriptors,
+            start_new_session=True,  # a terminal's Ctrl-C is for this process, which tells the workers
         )
         theirs.close()
+        if self._stopping.is_set():  # it began too late to be told with the others
+            process.terminate()
         reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
         wanted = dict(self._roster.wanted)
         models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
@@ -139,7 +142,7 @@ class Supervisor:
                 logger.info("worker serves", extra={"worker": place.index, "pid": process.pid})
                 await member.run()
             return await process.wait()
-        except asyncio.BrokenBarrierError:
+        except (asyncio.BrokenBarrierError, ConnectionError):  # ended while it loaded
             return await process.wait()
         finally:
             place.process = None
@@ -163,7 +166,9 @@ class Supervisor:
         self._listener.close()
         for place in self._places:
             if place.process is not None:
-                place.process.send_signal(number)
+                # Python takes SIGINT for an exception until the worker serves and so has a way to stop.
+                serves = place.index in self._members
+                place.process.send_signal(number if serves else signal.SIGTERM)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -132,6 +133,8 @@ def _limit_address_space(settings: ServeSettings) -> None:
 def main() -> int:
     """Run one worker as the supervisor spawns it: descriptors of listener, control socket and slot."""
     log.configure()
+    # Until the server takes it: no exception out of what happens to run, which may be the model.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     listener, control, sheet = (int(argument) for argument in sys.argv[1:4])
     return serve_as_worker(
         ServeSettings(), socket.socket(fileno=listener), socket.socket(fileno=control), Sheet(sheet)

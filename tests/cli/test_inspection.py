@@ -34,6 +34,9 @@ def test_what_is_printed_as_json_is_a_contract_json(terminal: Terminal, models: 
     bare = terminal.run("inspect", "--json", copy)
     assert "feature_names" not in json.loads(bare.stdout)
     (copy / "contract.json").write_text(first.stdout)
+    written = terminal.run("inspect", "--json", copy, "--output", copy / "contract.json")
+    assert (written.returncode, written.stdout) == (0, "")
+    assert (copy / "contract.json").read_text() == first.stdout
     assert terminal.run("inspect", "--json", copy).stdout == first.stdout
     (copy / "contract.json").write_text(bare.stdout)
     assert terminal.run("inspect", "--json", copy).stdout == bare.stdout

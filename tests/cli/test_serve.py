@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -77,6 +78,22 @@ def test_a_terminal_gets_words_and_ctrl_c_ends_it(terminal: Terminal, models: Pa
     running.type(b"\x03")
     assert running.process.wait(5) == 0
     assert "Traceback" not in running.text
+
+
+def test_ctrl_c_while_several_workers_load_leaves_no_traceback(terminal: Terminal, models: Path) -> None:
+    for seconds in (0.5, 1.0, 1.5):
+        running = terminal.start("serve", models / "iris", "--port", "0", "--workers", "2", terminal=True)
+        time.sleep(seconds)
+        running.type(b"\x03")
+        assert running.process.wait(15) in (0, 130), running.text
+        assert "Traceback" not in running.text
+
+
+def test_grpc_is_served_where_it_is_asked_for(terminal: Terminal, models: Path) -> None:
+    running = terminal.serve(models / "iris", "--grpc-port", "0")
+    address = next(line for line in running.text.splitlines() if line.startswith("gRPC")).split()[-1]
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), 5).close()
 
 
 def test_many_requests_a_second_are_summed_up_on_a_terminal(terminal: Terminal, models: Path) -> None:
