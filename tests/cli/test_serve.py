@@ -45,6 +45,13 @@ def test_a_file_is_served_and_the_printed_line_works_as_pasted(terminal: Termina
     assert "Traceback" not in running.text
 
 
+def test_only_this_machine_reaches_it_unless_asked_otherwise(terminal: Terminal, models: Path) -> None:
+    running = terminal.serve(models / "iris")
+    port = f":{int(running.url.rpartition(':')[2]):04X}"
+    local = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
+    assert [address for address in local if address.endswith(port)] == [f"0100007F{port}"]
+
+
 def test_a_file_by_itself_is_asked_with_zeros(terminal: Terminal, models: Path, tmp_path: Path) -> None:
     shutil.copy(models / "iris" / "1" / "model.onnx", tmp_path / "petals.onnx")
     running = terminal.serve(tmp_path / "petals.onnx")
