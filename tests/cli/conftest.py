@@ -30,6 +30,7 @@ def surroundings(home: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT / "cli"), str(ROOT / "runtime"), str(ROOT / "operator")]),
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home / "cache"),
+        "TMPDIR": str(home),
         "no_proxy": "*",
         **more,
     }

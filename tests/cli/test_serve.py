@@ -154,7 +154,7 @@ def test_a_model_from_s3_is_fetched_once(terminal: Terminal, s3: tuple[Path, int
     )
     assert refused.returncode == 1
     assert "(Verify: DigestMismatch)" in refused.stderr
-    assert not list(Path("/tmp").glob("pilotage-keys-*"))
+    assert not list(terminal.home.glob("pilotage-keys-*"))
 
 
 def test_a_port_that_is_taken_names_the_flag_and_who_has_it(terminal: Terminal, models: Path) -> None:
