@@ -14,6 +14,7 @@ import pytest
 
 from pilotage_runtime.settings import FetchSettings, ServeSettings
 from tests.cli.conftest import Terminal, paste
+from tests.runtime.browser import browser
 from tests.runtime.test_s3 import server as s3
 
 __all__ = ["s3"]
@@ -43,6 +44,22 @@ def test_a_file_is_served_and_the_printed_line_works_as_pasted(terminal: Termina
     assert "inference_requests_total" in httpx.get(metrics, trust_env=False).text
     assert running.stop() == 0
     assert "Traceback" not in running.text
+
+
+def test_the_page_whose_address_is_printed_works_in_a_browser(
+    terminal: Terminal, models: Path, tmp_path: Path
+) -> None:
+    running = terminal.serve(models / "iris")
+    address = next(line.split()[-1] for line in running.text.splitlines() if line.startswith("By hand"))
+    with browser(tmp_path) as page:
+        page.open(address)
+        page.eventually("document.getElementById('asking')?.hidden === false")
+        page.click("Infer")
+        page.eventually("document.querySelector('.output li.most span')?.textContent === 'setosa'")
+        # What the page shows to paste is what `serve` prints, and answers the same.
+        line = page.evaluate("document.getElementById('curl').textContent")
+        assert page.problems == []
+    assert paste(line) == paste(running.curl)
 
 
 def test_only_this_machine_reaches_it_unless_asked_otherwise(terminal: Terminal, models: Path) -> None:
