@@ -4,9 +4,10 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pilotage_runtime import contract as contracts
-from pilotage_runtime import cpu, formats, memory
+from pilotage_runtime import cpu, formats, memory, sealed
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.engine import Engine, Limits
 from pilotage_runtime.failure import Stage
@@ -34,21 +35,36 @@ logger = logging.getLogger(__name__)
 def load(location: Location, settings: ServeSettings, slot: Slot) -> Engine:
     """Load, warm up and infer once; raise StartFailure otherwise."""
     started = time.perf_counter()
-    found = formats.detect(location.root, Stage.LOAD, settings.model_format)
     threads = settings.threads or cpu.threads(settings.workers)
-    model = by_format.load(found, LoadOptions(threads=threads))
-    folder = found.path.parent
+    found = formats.detect(
+        location.root,
+        Stage.LOAD,
+        settings.model_format,
+        trusted=settings.trusted,
+        held=_opened(location.root, settings),
+    )
+    model = by_format.load(
+        found,
+        LoadOptions(
+            threads=threads,
+            device=settings.device,
+            precision=settings.precision,
+            trusted=settings.trusted,
+            digest=settings.model_digest,
+            trusted_types=tuple(settings.trusted_types),
+        ),
+    )
     limits = Limits(
         threads=threads,
         max_batch_rows=settings.max_batch_size,
         max_delay_seconds=settings.max_queue_delay_milliseconds / 1000,
         max_waiting=settings.max_queue_size,
     )
-    stated = contracts.refine(model.contract(), folder)
+    stated = contracts.refine(model.contract(), found.folder)
     engine = Engine(location.model, location.version, model, stated, limits=limits, slot=slot)
     warm_up(engine)
     # The first answer has shown what the file does not state: the classes of a ZipMap.
-    engine.refine(contracts.refine(model.contract(), folder))
+    engine.refine(contracts.refine(model.contract(), found.folder))
     seconds = time.perf_counter() - started
     logger.info(
         "model ready",
@@ -61,6 +77,12 @@ def load(location: Location, settings: ServeSettings, slot: Slot) -> Engine:
         },
     )
     return engine
+
+
+def _opened(root: Path, settings: ServeSettings) -> bytes | None:
+    """Decrypt a model that lies encrypted, into memory; None where it does not."""
+    path = sealed.find(root)
+    return sealed.open_sealed(path, settings.decryption_keys_dir) if path is not None else None
 
 
 def settle() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pilotage_runtime import ranges
 from pilotage_runtime.batching import Batcher, Entry
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import ModelFailedError, Refused
@@ -91,6 +92,8 @@ class Engine:
                     f"input '{name}': shape {list(array.shape)} came, {list(spec.shape)} is expected"
                     f"{' (-1 is any size)' if -1 in spec.shape else ''}{self._features(spec)}"
                 )
+        if self.contract.bounded_columns:
+            ranges.check(self.contract, inputs)
         for symbol, places in self._shared_symbols.items():
             sizes = {f"'{name}'": inputs[name].shape[axis] for name, axis in places}
             if len(set(sizes.values())) > 1:

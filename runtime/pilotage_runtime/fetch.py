@@ -113,7 +113,7 @@ def _bring_and_place(
         logger.info("the signature holds", extra={"digest": marker.digest})
     # What a sealed model is, only serve can tell, which has the keys.
     if sealed.find(served) is None:
-        formats.detect(served, Stage.VERIFY, settings.model_format)
+        formats.detect(served, Stage.VERIFY, settings.model_format, trusted=settings.trusted)
     # serve runs as another container of the pod and may have another user.
     served.chmod(0o755)
     served.rename(settings.model_dir / CONTENT)

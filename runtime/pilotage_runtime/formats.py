@@ -115,7 +115,7 @@ def _candidate(folder: Path, stage: Stage, stated: str | None) -> Path:
     models = named_onnx or [path for path in files if _is_model(path, stated)]
     if len(models) != 1:
         # What is known to be no model, or wrongly made, is refused by its own sentence.
-        models = models or [path for path in files if path.suffix != ".json"]
+        models = models or [path for path in files if path.suffix not in {".json", ".sig"}]
     if len(models) == 1:
         return models[0]
     found = ", ".join(path.name for path in models or files) or "nothing"

@@ -68,7 +68,7 @@ class OnnxModel:
                 raise StartFailure(
                     Stage.LOAD,
                     Reason.INVALID_MODEL,
-                    f"{path.name} uses the operator {unknown[2]} of the domain {unknown[1] or 'ai.onnx'}, which onnxruntime "
+                    f"{file.path.name} uses the operator {unknown[2]} of the domain {unknown[1] or 'ai.onnx'}, which onnxruntime "
                     "does not have; libraries of custom operators are code and are not loaded",
                 ) from error
             reason = Reason.INVALID_MODEL if "INVALID" in str(error) else Reason.LOAD_FAILED

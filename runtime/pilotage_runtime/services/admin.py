@@ -140,10 +140,11 @@ def _metadata(app: FastAPI, repository: Repository) -> None:
             "inputs": [spec.metadata() for spec in contract.inputs],
             "outputs": [spec.metadata() for spec in contract.outputs],
         }
-        parameters: dict[str, Any] = {"version": engine.version, "batching": engine.unbatched or "on"}
-        if contract.feature_names:
-            parameters["feature_names"] = list(contract.feature_names)
-        body["parameters"] = parameters
+        body["parameters"] = {
+            "version": engine.version,
+            "batching": engine.unbatched or "on",
+            **contract.parameters(),
+        }
         return JSONResponse(body)
 
     @app.get("/v2", tags=["metadata"])
