@@ -109,7 +109,7 @@ def server(
         max_buffered_bytes=int(share * _BUFFERED_SHARE),
         tracing=tracing,
     )
-    edge = Edge(admin.build(repository, lifecycle, allowed), lifecycle, access_log)
+    edge = Edge(admin.build(repository, lifecycle, allowed, settings.max_body_bytes), lifecycle, access_log)
     beside = list[Beside]()
     if settings.grpc_port is not None:
         from pilotage_runtime.services.grpc_server import GrpcServer  # noqa: PLC0415 - only where it is switched on

@@ -8,8 +8,9 @@ than the run; a longer one goes to a thread, so that the event loop answers prob
 import asyncio
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from pilotage_runtime import ranges
 from pilotage_runtime.batching import Batcher, Entry
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import ModelFailedError, Refused
-from pilotage_runtime.loaders.base import Model
+from pilotage_runtime.loaders.base import Model, StreamingModel
+from pilotage_runtime.streaming import Streams
 from pilotage_runtime.telemetry import Slot
 from pilotage_runtime.tensors import datatype_name
 
@@ -54,6 +56,7 @@ class Engine:
         # Whether requests may share a run is proven by the warm-up; until then, why not.
         self.unbatched: str | None = "not proven yet"
         self._model = model
+        self._streams = Streams(name, model) if isinstance(model, StreamingModel) else None
         self._all_outputs = tuple(spec.name for spec in contract.outputs)
         self._shared_symbols = _shared_symbols(contract)
         self._seconds = list[float]()
@@ -144,6 +147,28 @@ class Engine:
             self.leave(entry)
             raise
 
+    async def pieces(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        parameters: Mapping[str, Any],
+        *,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[tuple[list[TensorSpec], list[np.ndarray]]]:
+        """Yield an answer piece by piece; of a model that does not stream, whole. Raises what `infer` raises."""
+        self.check(inputs, ())
+        if self._streams is None:
+            yield await self.infer(inputs, deadline=deadline)
+            return
+        specs = list(self.contract.outputs)
+        stream = self._streams.run(inputs, parameters, deadline)
+        try:
+            async for piece in stream:
+                values = [np.asarray(piece[spec.name]) for spec in specs]
+                self._check_finite(specs, values)
+                yield specs, values
+        finally:
+            await stream.aclose()
+
     def run(
         self,
         inputs: Mapping[str, np.ndarray],
@@ -165,13 +190,17 @@ class Engine:
             self._learn(rows, clock() - started)
         by_name = self.contract.output_by_name
         specs = [by_name[name] for name in names]
+        self._check_finite(specs, values)
+        return specs, values
+
+    def _check_finite(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
         for spec, value in zip(specs, values, strict=True):
-            if value.dtype.kind == "f" and not spec.allow_non_finite and not _finite(value):
+            # Of numpy's kinds V is bfloat16, which is no type of its own.
+            if value.dtype.kind in "fV" and not spec.allow_non_finite and not _finite(value):
                 raise ModelFailedError(
                     f"model '{self.name}' answered NaN or infinity in output '{spec.name}', which its contract "
                     "does not allow"
                 )
-        return specs, values
 
     def predicted(
         self, entries: Sequence[Entry], specs: Sequence[TensorSpec], values: Sequence[np.ndarray]
@@ -206,7 +235,12 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether somebody is owed an answer."""
-        return self._batcher.busy
+        return self._batcher.busy or (self._streams is not None and self._streams.open > 0)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model answers piece by piece."""
+        return self._streams is not None
 
     @property
     def waiting(self) -> int:

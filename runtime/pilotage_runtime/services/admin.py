@@ -11,12 +11,13 @@ from starlette.exceptions import HTTPException
 from pilotage_runtime import __version__
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
+from pilotage_runtime.services import generate, predict
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import infer_operation
 from pilotage_runtime.services.page import add_page
 
-EXTENSIONS = ("binary_tensor_data", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_repository", "generate")
 
 
 class IndexRequest(BaseModel):
@@ -42,7 +43,12 @@ def forbidden() -> NoReturn:
     raise Refused("loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403)
 
 
-def build(repository: Repository, lifecycle: Lifecycle, control: Control | None = None) -> FastAPI:
+def build(
+    repository: Repository,
+    lifecycle: Lifecycle,
+    control: Control | None = None,
+    max_body_bytes: int = 16 * 2**20,
+) -> FastAPI:
     """Wire the paths that FastAPI serves."""
     app = FastAPI(
         title="Pilotage",
@@ -53,11 +59,14 @@ def build(repository: Repository, lifecycle: Lifecycle, control: Control | None 
     _health(app, repository, lifecycle)
     _metadata(app, repository)
     _repository(app, repository, control)
+    predict.add(app, repository, lifecycle, max_body_bytes)
+    generate.add(app, repository, max_body_bytes)
     add_page(app)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generated()
+        schema["paths"] |= predict.operations(repository)
         for model in repository.names():
             version = repository.default(model)
             if version is not None and version.engine is not None:

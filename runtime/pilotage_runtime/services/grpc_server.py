@@ -206,18 +206,26 @@ class GrpcServer:
             )
             answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
             return v2_grpc.write(answer, parsed, specs, values)
-        except Refused as refused:
-            raise _Refusal(refused.status, refused.message) from refused
-        except TooLateError as late:
-            raise _Refusal(504, "no answer within the time that the caller waits") from late
-        except BusyError as busy:
-            raise _Refusal(429, str(busy)) from busy
-        except ModelFailedError as failed:
-            raise _Refusal(500, str(failed)) from failed
         except Exception as error:
-            logger.exception("unexpected failure", extra={"request_id": exchange.request_id})
-            sentence = f"internal error; the log has it under the request id {exchange.request_id}"
-            raise _Refusal(500, sentence) from error
+            raise self._told(error, exchange) from error
+
+    @staticmethod
+    def _told(error: Exception, exchange: Exchange) -> _Refusal:
+        """Say whose fault it was."""
+        match error:
+            case Refused():
+                return _Refusal(error.status, error.message)
+            case TooLateError():
+                return _Refusal(504, "no answer within the time that the caller waits")
+            case BusyError():
+                return _Refusal(429, str(error))
+            case ModelFailedError():
+                return _Refusal(500, str(error))
+            case _:
+                logger.error("unexpected failure", exc_info=error, extra={"request_id": exchange.request_id})
+                return _Refusal(
+                    500, f"internal error; the log has it under the request id {exchange.request_id}"
+                )
 
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
@@ -225,13 +233,33 @@ class GrpcServer:
         async for request in requests:
             exchange = Exchange("POST", "/inference.GRPCInferenceService/ModelStreamInfer", headers)
             try:
-                answer = await self._infer(request, exchange)
-            except _Refusal as refusal:
+                async for answer in self._answers(request, exchange):
+                    yield self._answer("ModelStreamInfer", infer_response=answer)
+            except (_Refusal, Refused) as refusal:
                 yield self._failure(request, refusal.message)
-            except Refused as refused:
-                yield self._failure(request, refused.message)
-            else:
-                yield self._answer("ModelStreamInfer", infer_response=answer)
+
+    async def _answers(self, request: Any, exchange: Exchange) -> AsyncIterator[Any]:
+        """Answer one request of a stream: once, or piece by piece where the model streams."""
+        engine = self._repository.routes.get(f"/v2/models/{request.model_name}/infer")
+        if request.model_version or engine is None or not engine.streams:
+            yield await self._infer(request, exchange)
+            return
+        engine.slot.enter()
+        status, error = 499, "the caller left before it was answered"
+        try:
+            parsed = v2_grpc.read(request)
+            async for specs, values in engine.pieces(
+                parsed.inputs, parsed.parameters or {}, deadline=exchange.deadline
+            ):
+                answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
+                yield v2_grpc.write(answer, parsed, specs, values)
+            status, error = 200, None
+        except Exception as failure:
+            refusal = self._told(failure, exchange)
+            status, error = refusal.status, refusal.message
+            raise refusal from failure
+        finally:
+            self._count(exchange, engine, status, error)
 
     def _failure(self, request: Any, message: str) -> Any:
         answer = self._answer("ModelStreamInfer", error_message=message)

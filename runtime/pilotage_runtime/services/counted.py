@@ -1,0 +1,125 @@
+"""An inference that FastAPI serves: read with the same bounds, counted in the same metrics, refused in the same words."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from pilotage_runtime.engine import Engine
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.repository import Repository
+from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.infer import refused as answer_of
+from pilotage_runtime.telemetry import Slot
+
+logger = logging.getLogger(__name__)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; their end, and not their beginning, is counted."""
+
+    def __init__(self, events: AsyncGenerator[bytes], outcome: "Outcome") -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.outcome = outcome
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a stream ended: until its last event its caller may leave."""
+
+    status: int = 499
+
+
+async def counted(
+    request: Request,
+    repository: Repository,
+    name: tuple[str, str | None],
+    serve: Callable[[Engine, Exchange], Awaitable[Response]],
+) -> Response:
+    """Find the engine, let it serve, and count what comes of it; every failure is answered in the one shape."""
+    exchange: Exchange = request.scope["exchange"]
+    try:
+        engine = repository.engine(*name)
+    except Refused as refused:
+        repository.unknown.enter()
+        _leave(repository.unknown, exchange, refused.status)
+        raise
+    engine.slot.enter()
+    engine.used_at = exchange.started
+    status = 499
+    streamed = False
+    try:
+        response = await serve(engine, exchange)
+        status = response.status_code
+        if isinstance(response, EventStream):
+            streamed = True
+            response.body_iterator = _to_the_end(
+                engine.slot, exchange, response.body_iterator, response.outcome
+            )
+    except Refused as refused:
+        status = refused.status
+        response = JSONResponse({"error": refused.message}, status)
+    except asyncio.CancelledError:
+        # Edge cancels when the caller's time is up; else the caller has left.
+        late = exchange.deadline is not None and asyncio.get_running_loop().time() >= exchange.deadline
+        status = 504 if late else 499
+        raise
+    except Exception as error:  # noqa: BLE001 - `answer_of` tells what it knows, and logs the rest
+        answer = answer_of(error, exchange.allowance, 0)
+        status = answer.status
+        headers = {key.decode(): value.decode() for key, value in answer.headers}
+        assert isinstance(answer.body, bytes)
+        response = Response(answer.body, status, headers, "application/json")
+    finally:
+        if not streamed:
+            _leave(engine.slot, exchange, status)
+    return response
+
+
+async def document(request: Request, limit: int) -> Any:
+    """Read a JSON body of at most `limit` bytes; raise Refused."""
+    kind = request.headers.get("content-type")
+    if kind is not None and "json" not in kind.lower():
+        raise Refused(f"content type {kind[:100]} came, application/json is expected", 415)
+    parts, size = list[bytes](), 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise Refused(
+                f"the body is larger than {limit} bytes, the most that is taken",
+                413,
+                (b"connection", b"close"),
+            )
+    try:
+        return orjson.loads(b"".join(parts))
+    except orjson.JSONDecodeError as error:
+        raise Refused(f"the body is not JSON: {error}") from error
+
+
+def json(body: Any) -> Response:
+    """Answer with numbers as numpy holds them."""
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+async def _to_the_end(
+    slot: Slot, exchange: Exchange, events: AsyncIterable[Any], outcome: Outcome
+) -> AsyncGenerator[Any]:
+    try:
+        async for event in events:
+            yield event
+    finally:
+        _leave(slot, exchange, outcome.status)
+
+
+def _leave(slot: Slot, exchange: Exchange, status: int) -> None:
+    if exchange.pinned:
+        slot.leave_pinned()
+    else:
+        slot.leave(status, time.perf_counter() - exchange.started)

@@ -1,0 +1,130 @@
+"""Models that answer piece by piece: over server-sent events, whole, and when somebody leaves in the middle."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pilotage_runtime.digest import digest
+from tests.runtime.conftest import Server, Servers, eventually
+
+MODEL = """
+import time
+import numpy as np
+
+
+class Counter:
+    def predict(self, inputs, parameters):
+        for number in range(int(inputs["count"].ravel()[0])):
+            if number == parameters.get("fail_at"):
+                raise ValueError("told to fail")
+            time.sleep(parameters.get("seconds", 0))
+            yield {"word": np.array([f"word {number}"], dtype=object)}
+"""
+CONTRACT = {
+    "inputs": [{"name": "count", "datatype": "INT64", "shape": [-1]}],
+    "outputs": [{"name": "word", "datatype": "BYTES", "shape": [-1]}],
+    "sample": {"request": {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1], "data": [1]}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Servers) -> Server:
+    folder = tmp_path_factory.mktemp("streaming") / "model"
+    folder.mkdir()
+    (folder / "model.py").write_text(MODEL)
+    (folder / "contract.json").write_text(json.dumps(CONTRACT))
+    return serve_for_module(folder, "counter", trusted=True, model_digest=digest(folder))
+
+
+def events(answer: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+
+
+def test_pieces_come_as_events(counter: Server) -> None:
+    answer = counter.client.post("/v2/models/counter/generate_stream", json={"count": 3, "id": "7"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert [event["word"] for event in events(answer)] == ["word 0", "word 1", "word 2"]
+    assert {(event["model_name"], event["model_version"], event["id"]) for event in events(answer)} == {
+        ("counter", "1", "7")
+    }
+
+
+def test_each_piece_is_sent_as_soon_as_it_is_there(counter: Server) -> None:
+    body = {"count": 3, "parameters": {"seconds": 0.3}}
+    with counter.client.stream("POST", "/v2/models/counter/generate_stream", json=body) as answer:
+        came = [time.monotonic() for chunk in answer.iter_raw() if chunk.startswith(b"data")]
+    assert len(came) == 3
+    assert came[-1] - came[0] > 0.4
+
+
+def test_generate_and_infer_give_all_pieces_as_one(counter: Server) -> None:
+    answer = counter.client.post("/v2/models/counter/versions/1/generate", json={"count": 3})
+    assert answer.json()["word"] == ["word 0", "word 1", "word 2"]
+    tensor = {"name": "count", "datatype": "INT64", "shape": [1], "data": [2]}
+    assert counter.infer({"inputs": [tensor]}).json()["outputs"][0]["data"] == ["word 0", "word 1"]
+
+
+def test_a_failure_in_the_middle_is_the_last_event_and_counted_as_the_models(counter: Server) -> None:
+    before = counter.metric("inference_requests_total", code="500")
+    body = {"count": 3, "parameters": {"fail_at": 1}}
+    told = events(counter.client.post("/v2/models/counter/generate_stream", json=body))
+    assert told[0]["word"] == "word 0"
+    assert told[1] == {"error": "model 'counter' failed: told to fail"}
+    assert counter.metric("inference_requests_total", code="500") == before + 1
+
+
+def test_a_failure_before_the_first_piece_decides_the_status(counter: Server) -> None:
+    body = {"count": 3, "parameters": {"fail_at": 0}}
+    for end in ("generate", "generate_stream"):
+        answer = counter.client.post(f"/v2/models/counter/{end}", json=body)
+        assert (answer.status_code, answer.json()) == (500, {"error": "model 'counter' failed: told to fail"})
+
+
+def test_a_caller_that_leaves_closes_the_models_generator(counter: Server) -> None:
+    body = {"count": 100_000, "parameters": {"seconds": 0.01}}
+    with counter.client.stream("POST", "/v2/models/counter/generate_stream", json=body) as answer:
+        next(answer.iter_raw())
+    eventually(lambda: counter.metric("inference_requests_in_flight") == 0)
+    assert counter.metric("inference_requests_total", code="499") >= 1
+    # The one thread of the model is free again.
+    assert counter.client.post("/v2/models/counter/generate", json={"count": 1}).status_code == 200
+
+
+def test_time_up_ends_a_stream(counter: Server) -> None:
+    body = {"count": 100_000, "parameters": {"seconds": 0.02}}
+    answer = counter.client.post(
+        "/v2/models/counter/generate_stream", json=body, headers={"x-envoy-expected-rq-timeout-ms": "200"}
+    )
+    assert answer.status_code == 200
+    assert "error" in events(answer)[-1] or answer.text.endswith("\n\n")
+    eventually(lambda: counter.metric("inference_requests_in_flight") == 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "input 'count' is missing; the model takes count"),
+        ([1], "the body should be an object with the model's inputs by name"),
+        ({"count": "three"}, "INT64 takes whole numbers, but data holds strings"),
+        ({"count": 1, "parameters": [1]}, "'parameters' should be an object"),
+        ({"count": 1, "odd": {}}, "parameter 'odd' should be a string, a number, true or false"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_sentence(counter: Server, body: Any, sentence: str) -> None:
+    answer = counter.client.post("/v2/models/counter/generate", json=body)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+
+
+def test_a_model_that_does_not_stream_gives_one_event(models: Path, serve: Servers) -> None:
+    server = serve(models / "iris" / "1", "iris")
+    body = {"X": [5.1, 3.5, 1.4, 0.2]}
+    told = events(server.client.post("/v2/models/iris/generate_stream", json=body))
+    assert [event["output_label"] for event in told] == [0]
+    assert server.client.post("/v2/models/iris/generate", json=body).json()["output_label"] == 0
+    assert "generate" in server.client.get("/v2").json()["extensions"]

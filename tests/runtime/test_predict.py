@@ -1,0 +1,193 @@
+"""Rows with names instead of tensors: one or many, refused in words of the row and the feature."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.features import Feature
+from pilotage_runtime.protocol import rows
+from tests.runtime.conftest import Server, Servers
+from tests.runtime.test_repository import scale
+
+ROW = {
+    "sepal length (cm)": 5.1,
+    "sepal width (cm)": 3.5,
+    "petal length (cm)": 1.4,
+    "petal width (cm)": 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def iris(models: Path, serve_for_module: Servers) -> Server:
+    return serve_for_module(models / "iris" / "1", "iris", max_body_bytes=10_000)
+
+
+def test_one_row_gets_one_prediction_with_labels(iris: Server) -> None:
+    answer = iris.client.post("/predict", json=ROW)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["model"], body["version"]) == ("iris", "1")
+    assert body["prediction"]["output_label"] == 0
+    probabilities = body["prediction"]["output_probability"]
+    assert max(probabilities, key=lambda label: probabilities[label]) == "setosa"
+
+
+def test_several_rows_get_as_many_in_their_order(iris: Server) -> None:
+    other = {**ROW, "petal length (cm)": 5.2, "petal width (cm)": 2.3}
+    for path in ("/predict", "/models/iris/predict", "/models/iris/versions/1/predict"):
+        answer = iris.client.post(path, json=[ROW, other])
+        assert [one["output_label"] for one in answer.json()["predictions"]] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        (
+            {**ROW, "petal width (cm)": "wide"},
+            400,
+            "row 0: 'petal width (cm)' should be a number, but str 'wide' came",
+        ),
+        (
+            [ROW, {**ROW, "petal width (cm)": None}],
+            400,
+            "row 1: 'petal width (cm)' should be a number, but nothing",
+        ),
+        ({**ROW, "petal width (cm)": True}, 400, "should be a number, but bool 'True' came"),
+        (
+            {**ROW, "colour": 1},
+            400,
+            "row 0: 'colour' is unknown; a row has sepal length (cm), sepal width (cm)",
+        ),
+        ([ROW, {}], 400, "row 1: 'sepal length (cm)' is missing; 'sepal width (cm)' is missing"),
+        ([], 400, "an object with a value for each feature, or a list of such objects"),
+        (7, 400, "an object with a value for each feature, or a list of such objects"),
+        ([7], 400, "row 0 should be an object"),
+        ([ROW] * 500, 413, "the body is larger than 10000 bytes"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_with_a_sentence(
+    iris: Server, body: Any, status: int, sentence: str
+) -> None:
+    answer = iris.client.post("/predict", json=body)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+    assert sentence in answer.json()["error"]
+
+
+def test_what_is_no_json_or_not_served_is_refused(iris: Server) -> None:
+    assert iris.client.post("/predict", content=b"{").status_code == 400
+    assert (
+        iris.client.post("/predict", content=b"{}", headers={"content-type": "text/csv"}).status_code == 415
+    )
+    assert iris.client.post("/models/other/predict", json=ROW).status_code == 404
+    assert iris.client.post("/models/iris/versions/9/predict", json=ROW).status_code == 404
+    assert iris.client.get("/predict").status_code == 405
+
+
+def test_predictions_enter_the_same_metrics(iris: Server) -> None:
+    before = {code: iris.metric("inference_requests_total", code=code) for code in ("200", "400")}
+    iris.client.post("/predict", json=[ROW, ROW])
+    iris.client.post("/predict", json={})
+    assert iris.metric("inference_requests_total", code="200") == before["200"] + 1
+    assert iris.metric("inference_requests_total", code="400") == before["400"] + 1
+    assert iris.metric("inference_requests_in_flight") == 0
+
+
+def test_the_paths_are_typed_in_the_docs_and_the_example_works(iris: Server) -> None:
+    paths = iris.client.get("/openapi.json").json()["paths"]
+    for path in ("/predict", "/models/iris/predict", "/models/iris/versions/1/predict"):
+        media = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        row = media["schema"]["oneOf"][0]
+        assert row["required"] == list(ROW)
+        assert row["properties"]["petal width (cm)"]["type"] == "number"
+        assert iris.client.post(path, json=media["example"]).status_code == 200
+
+
+def test_versions_and_health(iris: Server) -> None:
+    assert iris.client.get("/models/iris/versions").json() == {
+        "model": "iris", "default": "1", "versions": [{"version": "1", "ready": True}],
+    }  # fmt: skip
+    assert iris.client.get("/health").json() == {"status": "ok", "model_loaded": True}
+    assert iris.client.get("/models/other/versions").status_code == 404
+
+
+def test_with_several_models_one_is_to_be_chosen(tmp_path: Path, serve: Servers) -> None:
+    for name in ("double", "triple"):
+        scale(tmp_path / "repository" / name / "1" / "model.onnx", 2 if name == "double" else 3)
+    server = serve(tmp_path / "repository")
+    assert server.client.post("/models/triple/predict", json={"x": 2}).json()["prediction"] == {"y": 6}
+    refused = server.client.post("/predict", json={"x": 2})
+    assert refused.status_code == 404
+    assert refused.json()["error"].endswith("choose one: /models/double/predict, /models/triple/predict")
+
+
+def test_ranges_are_enforced_and_shown(models: Path, tmp_path: Path, serve: Servers) -> None:
+    folder = tmp_path / "iris"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes((models / "iris" / "1" / "model.onnx").read_bytes())
+    features = [{"name": name, "minimum": 0, "maximum": 10, "unit": "cm"} for name in ROW]
+    (folder / "contract.json").write_text(json.dumps({"features": features}))
+    server = serve(folder, "iris")
+    answer = server.client.post("/predict", json={**ROW, "petal width (cm)": 40})
+    assert answer.status_code == 400
+    assert "petal width (cm)" in answer.json()["error"]
+    assert "40" in answer.json()["error"]
+    assert "0 to 10" in answer.json()["error"]
+    tensor = {"name": "X", "datatype": "FP32", "shape": [1, 4], "data": [5, 3, 1, 40]}
+    assert server.infer({"inputs": [tensor]}).status_code == 400
+    shown = server.client.get("/v2/models/iris").json()["parameters"]["features"]
+    assert shown[0] == features[0]
+    schema = server.client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]
+    stated = schema["content"]["application/json"]["schema"]["oneOf"][0]["properties"]["petal width (cm)"]
+    assert stated == {"type": "number", "minimum": 0, "maximum": 10, "description": "in cm"}
+
+
+# Contracts of other shapes.
+
+
+def several() -> Contract:
+    return Contract(
+        inputs=(
+            TensorSpec("age", "INT64", (-1, 1)),
+            TensorSpec("city", "BYTES", (-1,)),
+            TensorSpec("image", "FP32", (-1, 2, 2)),
+            TensorSpec("member", "BOOL", (-1,)),
+        ),
+        outputs=(TensorSpec("score", "FP32", (-1, 1)), TensorSpec("text", "BYTES", (-1,))),
+        features=(Feature("city", categories=("Bern", "Ulm")),),
+    )
+
+
+def test_several_inputs_are_the_names_of_a_row() -> None:
+    row = {"age": 3, "city": "Ulm", "image": [[1, 2], [3, 4]], "member": True}
+    inputs, single = rows.read([row, row], several())
+    assert not single
+    assert {name: list(array.shape) for name, array in inputs.items()} == {
+        "age": [2, 1], "city": [2], "image": [2, 2, 2], "member": [2],
+    }  # fmt: skip
+    assert inputs["image"][1].tolist() == [[1, 2], [3, 4]]
+    for wrong in ({"age": 3.5}, {"city": 1}, {"member": 1}, {"image": [[1, 2], [3]]}, {"image": 5}):
+        with pytest.raises(Refused):
+            rows.read({**row, **wrong}, several())
+    schema = rows.row_schema(several())["properties"]
+    assert schema["city"] == {"type": "string", "enum": ["Bern", "Ulm"]}
+    assert (schema["age"]["type"], schema["member"]["type"]) == ("integer", "boolean")
+    rows.read(rows.example(several()), several())
+
+
+def test_columns_of_one_are_single_values_in_the_answer() -> None:
+    values = [np.array([[0.5], [0.25]], np.float32), np.array(["a", b"b"], object)]
+    assert rows.write(several().outputs, values, 2) == [
+        {"score": 0.5, "text": "a"},
+        {"score": 0.25, "text": "b"},
+    ]
+
+
+def test_inputs_that_are_not_made_of_rows_are_for_tensors() -> None:
+    with pytest.raises(Refused, match="not made of rows"):
+        rows.read({"x": 1}, Contract((TensorSpec("x", "FP32", (3,)),), ()))
