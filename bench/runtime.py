@@ -99,7 +99,7 @@ def _compare(models: Path, options: argparse.Namespace) -> None:
 
 @contextmanager
 def _server(kind: str, models: Path) -> Generator[Running]:
-    model, port = models / "iris" / "1" / "model.onnx", _free_port()
+    model, port = models / "iris" / "1" / "model.onnx", free_port()
     command = {
         "floor": [sys.executable, "bench/floor.py", str(model), str(port)],
         "runtime": [sys.executable, "-m", "pilotage_runtime", "serve"],
@@ -126,7 +126,7 @@ def _server(kind: str, models: Path) -> Generator[Running]:
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -50,7 +50,7 @@ def test_of_many_each_is_told_and_one_can_be_chosen(terminal: Terminal, models: 
     assert told.returncode == 1
     assert "fraud  version 1" in told.stdout
     assert "fraud  version 2" in told.stdout
-    assert "broken  version 1: the folder should hold one .onnx file" in told.stdout
+    assert "broken  version 1: the folder should hold one model file" in told.stdout
     refused = terminal.run("inspect", "--json", tmp_path / "many")
     assert refused.returncode == 2
     assert "choose one with --model, of broken/1, fraud/1, fraud/2" in refused.stderr

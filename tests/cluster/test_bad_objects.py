@@ -53,8 +53,13 @@ def test_a_rule_lets_the_good_pass_and_refuses_the_bad_in_its_own_words(
         ("spec.model.uri", None, "spec.model.uri: Required value"),
         (
             "spec.model.format",
+            "PMML",
+            'spec.model.format: Unsupported value: "PMML": supported values: "ONNX", "TorchScript", "TorchExport"',
+        ),
+        (
+            "spec.model.format",
             "Pickle",
-            'spec.model.format: Unsupported value: "Pickle": supported values: "ONNX"',
+            "formats Pickle, Joblib and Python run code of the model's files: state trusted: true and the digest",
         ),
         ("spec.scaling.replicas", 0, "spec.scaling.replicas in body should be greater than or equal to 1"),
         ("spec.scaling.replicas", "3", 'spec.scaling.replicas in body must be of type integer: "string"'),

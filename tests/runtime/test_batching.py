@@ -11,11 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pilotage_runtime import warmup
+from pilotage_runtime import formats, warmup
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine, Limits
 from pilotage_runtime.errors import BusyError, ModelFailedError, TooLateError
-from pilotage_runtime.loaders.onnx import OnnxModel
+from pilotage_runtime.failure import Stage
+from pilotage_runtime.loaders import by_format
+from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.telemetry import Sheet
 from tests.runtime.scripted import Scripted, contract, double, engine
 
@@ -228,7 +230,7 @@ def saved(path: Path, nodes: list[Any], out: list[Any] | None = None, rows: Any 
 
 
 def warmed(path: Path, **limits: Any) -> Engine:
-    model = OnnxModel(path, 1)
+    model = by_format.load(formats.detect(path, Stage.LOAD), LoadOptions(threads=1))
     made = Engine("m", "1", model, model.contract(), limits=Limits(**limits), slot=Sheet().slot(1))
     warmup.warm_up(made)
     return made
