@@ -25,7 +25,7 @@ class Iris(Model):
             InferOutput("output_label", list(label.shape), "INT64", label.tolist()),
             InferOutput("output_probability", list(probability.shape), "FP32", probability.ravel().tolist()),
         ]
-        return InferResponse(payload.id, "iris", outputs)
+        return InferResponse(payload.id or "none", "iris", outputs)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ class Resources(ApiModel):
     may use what its node has to spare."""
 
 
+class Batching(ApiModel):
+    """How requests share runs of the model. They do only where running it at load proved that rows do not touch
+    each other; /v2/models/NAME tells.
+    """
+
+    max_batch_size: Annotated[Integer, Ge(1), Le(65_536)] | None = None
+    """Rows that may share a run. 1: no batching. Absent: 64."""
+    max_queue_delay_milliseconds: Annotated[Integer, Ge(0), Le(1000)] | None = None
+    """How long a request may wait for company. Absent: not at all; what comes while the model is busy runs
+    together all the same."""
+
+
 class EnvVar(ApiModel):
     """One environment variable."""
 
@@ -99,6 +111,8 @@ class RuntimeSpec(ApiModel):
     precision: Literal["Float32", "Float16", "BFloat16"] | None = None
     """Precision of the computation, for TorchScript and TorchExport, whose inputs and outputs keep their types.
     Other formats have a precision of their own and refuse this. Absent: Float32, the model as it is."""
+    batching: Batching | None = None
+    """How requests share runs of the model."""
     env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None
     """Environment variables of the container that serves the model."""
     node_selector: NodeLabels | None = None

@@ -50,6 +50,7 @@ def fullest() -> dict[str, Any]:
                 "threads": 4,
                 "device": "GPU",
                 "precision": "Float16",
+                "batching": {"maxBatchSize": 32, "maxQueueDelayMilliseconds": 2},
                 "env": [{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": "MODE", "value": ""}],
                 "nodeSelector": {"kubernetes.io/arch": "amd64", "pool": ""},
                 "tolerations": [

@@ -168,6 +168,10 @@ def _settings(deployment: ModelDeployment, install: Install) -> list[dict[str, A
 def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
     model, runtime = deployment.spec.model, deployment.spec.runtime
     device, precision = (runtime.device, runtime.precision) if runtime else (None, None)
+    batching = runtime.batching if runtime else None
+    rows, delay = (
+        (batching.max_batch_size, batching.max_queue_delay_milliseconds) if batching else (None, None)
+    )
     workers = (runtime.workers if runtime else None) or 1
     threads = (runtime.threads if runtime else None) or _threads(deployment, workers)
     wanted = {
@@ -180,6 +184,8 @@ def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
         "PILOTAGE_TRUSTED_TYPES": json.dumps(model.trusted_types) if model.trusted_types else None,
         "PILOTAGE_DEVICE": _DEVICES[device] if device else None,
         "PILOTAGE_PRECISION": precision.lower() if precision else None,
+        "PILOTAGE_MAX_BATCH_SIZE": str(rows) if rows is not None else None,
+        "PILOTAGE_MAX_QUEUE_DELAY_MILLISECONDS": str(delay) if delay is not None else None,
         "PILOTAGE_WORKERS": str(workers),
         "PILOTAGE_THREADS": str(threads),
         "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
