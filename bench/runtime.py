@@ -1,6 +1,6 @@
 """The runtime against its floor: iris ONNX, one worker, requests a second.
 
-    .venv/bin/python -m bench.runtime [--pairs 7] [--seconds 4] [--connections 16]
+    .venv/bin/python -m bench.runtime [--pairs 7] [--seconds 4] [--connections 32]
 
 Floor and runtime run in turns, one pair after the other, so that whatever else the machine does falls on
 both; the server and the load have a core each. Printed are the median of the pairs' ratios, their spread,
@@ -54,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--load", metavar="PORT", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--body", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
