@@ -88,7 +88,8 @@ def _of_project(name: str) -> Image:
 
     def context() -> dict[str, Path]:
         top = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "hatch_build.py")
-        code = [file for file in (paths.REPOSITORY / name).rglob("*") if file.is_file()]
+        folders = (paths.REPOSITORY / "cli", paths.REPOSITORY / name)
+        code = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
         files = [file for each in top if (file := paths.REPOSITORY / each).exists()] + code
         return {
             str(file.relative_to(paths.REPOSITORY)): file
