@@ -63,6 +63,10 @@ def _flags() -> Flags:
             "workers",
             "max_body_bytes",
             "max_queue_size",
+            "payload_log_url",
+            "payload_log_file",
+            "payload_log_sample",
+            "payload_log_redact",
         },
     )
 

@@ -52,7 +52,9 @@ Served at `:9090/metrics` of each pod. The scrape adds `namespace`, `pod` and `c
 |---|---|---|---|
 {runtime}
 
-Codes {codes} are there at 0 once the model is loaded. The summary is a sum and a count.
+Codes {codes} are there at 0 once the model is loaded, and so are its classes and its
+features with ranges. A row's class is the likeliest by the output of probabilities, or without such an output the label
+that the model answers. The summary is a sum and a count.
 Histogram bounds in seconds: {bounds}.
 
 ## Of the operator
@@ -117,7 +119,10 @@ def text() -> str:
 
 def _runtime() -> Iterator[str]:
     sheet = runtime.Sheet()
-    sheet.slot(1).start(load_seconds=0)
+    slot = sheet.slot(1)
+    slot.start(load_seconds=0)
+    slot.classes.place("C")
+    slot.features.place("F")
     for family in runtime.ModelCollector(lambda: {1: runtime.ModelLabels("M", "1")}, [sheet]).collect():
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
         name = f"{family.name}_total" if family.type == "counter" else family.name

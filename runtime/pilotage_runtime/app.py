@@ -15,7 +15,7 @@ from pilotage_runtime.loaders import by_format
 from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
-from pilotage_runtime.services import admin
+from pilotage_runtime.services import admin, payload_log
 from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.infer import InferHandler
@@ -102,14 +102,17 @@ def server(
     allowed = control if settings.repository_control else None
     share = (memory.limit() or memory.total()) / settings.workers
     tracing = from_environment()
+    payloads = payload_log.from_settings(settings, repository)
     infer = InferHandler(
         repository,
         access_log,
         max_body_bytes=settings.max_body_bytes,
         max_buffered_bytes=int(share * _BUFFERED_SHARE),
         tracing=tracing,
+        payloads=payloads,
     )
-    edge = Edge(admin.build(repository, lifecycle, allowed, settings.max_body_bytes), lifecycle, access_log)
+    rest = admin.build(repository, lifecycle, allowed, settings.max_body_bytes, payloads)
+    edge = Edge(rest, lifecycle, access_log)
     beside = list[Beside]()
     if settings.grpc_port is not None:
         from pilotage_runtime.services.grpc_server import GrpcServer  # noqa: PLC0415 - only where it is switched on
@@ -124,6 +127,7 @@ def server(
                 port=settings.grpc_port,
                 max_body_bytes=settings.max_body_bytes,
                 tracing=tracing,
+                payloads=payloads,
             )
         )
     return DrainingServer(
@@ -134,5 +138,6 @@ def server(
         access_log=access_log,
         on_started=on_started,
         beside=beside,
+        after=[payloads] if payloads is not None else [],
         on_stopped=[repository.close, *([tracing.close] if tracing is not None else [])],
     )

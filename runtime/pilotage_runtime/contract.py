@@ -28,6 +28,8 @@ from pilotage_runtime.tensors import DATATYPES
 
 __all__ = ["CONTRACT_FILE", "Contract", "TensorSpec", "complete", "refine"]
 
+# What converters and loaders call the tensor of predicted classes.
+LABEL_NAMES = frozenset({"label", "labels", "output_label", "class", "classes", "predicted_label"})
 # What converters call the tensor of class probabilities.
 PROBABILITY_NAMES = frozenset({"probabilities", "output_probability", "probability", "probs"})
 
@@ -88,6 +90,16 @@ class Contract:
         for spec in self.outputs:
             named = spec.name in PROBABILITY_NAMES or bool(spec.labels)
             if named and spec.datatype.startswith("FP") and len(spec.shape) == 2:
+                return spec
+        return None
+
+    @property
+    def label(self) -> TensorSpec | None:
+        """The output that holds each row's class, where there is one."""
+        for spec in self.outputs:
+            named = spec.name in LABEL_NAMES or bool(spec.labels)
+            discrete = spec.datatype in ("BYTES", "BOOL") or "INT" in spec.datatype
+            if named and discrete and spec.shape[1:] in ((), (1,)):
                 return spec
         return None
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from pilotage_runtime import ranges
 from pilotage_runtime.batching import Batcher, Entry
+from pilotage_runtime.classes import Classes
 from pilotage_runtime.contract import Contract, TensorSpec
-from pilotage_runtime.errors import ModelFailedError, Refused
+from pilotage_runtime.errors import ModelFailedError, OutOfRange, Refused
 from pilotage_runtime.loaders.base import Model, StreamingModel
 from pilotage_runtime.streaming import Streams
 from pilotage_runtime.telemetry import Slot
@@ -77,10 +78,14 @@ class Engine:
         self.contract = contract
         probability = contract.probability
         self._probability = probability.name if probability else None
+        self._classes = Classes(contract, self.slot)
+        self.slot.features.places(feature.name for feature in contract.features if feature.bounded)
         self._fixed_rows = all(-1 not in spec.shape[1:] for spec in contract.inputs)
 
-    def check(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
-        """Raise Refused unless the tensors are what the contract asks for."""
+    def check(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], *, unseen: bool = False
+    ) -> None:
+        """Raise Refused unless the tensors are what the contract asks for; `unseen` enters no metric."""
         specs = self.contract.input_by_name
         if inputs.keys() != specs.keys():
             self._refuse_names(inputs)
@@ -96,7 +101,12 @@ class Engine:
                     f"{' (-1 is any size)' if -1 in spec.shape else ''}{self._features(spec)}"
                 )
         if self.contract.bounded_columns:
-            ranges.check(self.contract, inputs)
+            try:
+                ranges.check(self.contract, inputs)
+            except OutOfRange as refused:
+                if not unseen:
+                    self.slot.out_of_range(refused.feature)
+                raise
         for symbol, places in self._shared_symbols.items():
             sizes = {f"'{name}'": inputs[name].shape[axis] for name, axis in places}
             if len(set(sizes.values())) > 1:
@@ -137,7 +147,7 @@ class Engine:
         unseen: bool = False,
     ) -> tuple[list[TensorSpec], list[np.ndarray]]:
         """Check, queue, run; raise Refused, ModelFailedError, TooLateError or BusyError. Cancelling leaves the queue."""
-        self.check(inputs, outputs)
+        self.check(inputs, outputs, unseen=unseen)
         entry = _Awaited(inputs, outputs, self.rows(inputs), self.key(inputs, outputs, sharing), deadline)
         entry.unseen = unseen
         self.submit(entry)
@@ -216,11 +226,13 @@ class Engine:
                 begin += entry.rows
             rows = len(kept)
             seen = [value[kept] if value.shape[:1] == (begin,) else value[:0] for value in values]
+        confidences: Sequence[float] = ()
         for spec, value in zip(specs, seen, strict=True):
+            if spec.name == self._classes.output and value.size:
+                self._classes.count(value)
             if spec.name == self._probability and value.ndim == 2 and value.size:
-                self.slot.predicted(rows, _confidences(value))
-                return
-        self.slot.predicted(rows, ())
+                confidences = _confidences(value)
+        self.slot.predicted(rows, confidences)
 
     @property
     def platform(self) -> str:

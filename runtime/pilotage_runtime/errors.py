@@ -11,6 +11,14 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
         self.headers = headers
 
 
+class OutOfRange(Refused):
+    """A value is outside its feature's range."""
+
+    def __init__(self, feature: str, message: str) -> None:
+        super().__init__(message)
+        self.feature = feature
+
+
 class ModelFailedError(Exception):
     """The model raised, or answered what it must not: always a 5xx."""
 

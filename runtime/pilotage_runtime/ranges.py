@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pilotage_runtime.errors import Refused
+from pilotage_runtime.errors import OutOfRange
 from pilotage_runtime.features import Feature
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Columns:
 
 
 def check(contract: Contract, inputs: Mapping[str, np.ndarray]) -> None:
-    """Raise Refused at the first value that its feature's range does not hold; inputs fit the contract."""
+    """Raise OutOfRange at the first value that its feature's range does not hold; inputs fit the contract."""
     for columns in contract.bounded_columns:
         array = inputs[columns.name]
         if columns.bounded:
@@ -129,7 +129,7 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and isnan(value)
 
 
-def _outside(feature: Feature, value: Any, row: int, rows: int) -> Refused:
+def _outside(feature: Feature, value: Any, row: int, rows: int) -> OutOfRange:
     came = (
         repr(value[:_SHOWN] + "…" if len(value) > _SHOWN else value)
         if isinstance(value, str)
@@ -137,4 +137,7 @@ def _outside(feature: Feature, value: Any, row: int, rows: int) -> Refused:
     )
     unit = f" {feature.unit}" if feature.unit else ""
     where = f" in row {row}" if rows > 1 else ""
-    return Refused(f"feature '{feature.name}': {came} came{where}, {feature.range()}{unit} is expected")
+    return OutOfRange(
+        feature.name,
+        f"feature '{feature.name}': {came} came{where}, {feature.range()}{unit} is expected",
+    )

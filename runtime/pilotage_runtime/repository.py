@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pilotage_runtime.catalog import Location
+from pilotage_runtime.contract import Contract
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.telemetry import Sheet, Slot
@@ -81,6 +82,10 @@ class Repository:
             if not of_model:
                 del self._versions[version.location.model]
             self._route()
+
+    def contracts(self) -> list[Contract]:
+        """List what the models that are ready take and give."""
+        return [engine.contract for engine in self.routes.values()]
 
     def names(self) -> list[str]:
         """List the models, those that failed included."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pilotage_runtime.content import Format
@@ -14,6 +14,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # One part of a path, and nothing that a URL would escape.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
+
+
+HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+[^\s]*$")]
 
 
 class _Common(BaseSettings):
@@ -145,6 +148,23 @@ class ServeSettings(_Common):
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"
     )
+    payload_log_url: HttpAddress | None = Field(
+        default=None,
+        description="where requests and responses are posted as batches of CloudEvents; absent: they are not logged",
+    )
+    payload_log_file: Path | None = Field(
+        default=None, description="instead of an address: a file to which the events are appended, one a line"
+    )
+    payload_log_sample: float = Field(
+        default=1,
+        ge=0,
+        le=1,
+        description="share of requests that are logged, chosen by a hash of the request id",
+    )
+    payload_log_redact: str = Field(
+        default="",
+        description="inputs, outputs, features and parameters whose values are not logged, separated by commas",
+    )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="answer 413 to a larger request")
     access_log_lines_per_second: int = Field(
         default=200,
@@ -158,3 +178,10 @@ class ServeSettings(_Common):
         default=None, ge=0, le=65535, description="the protocol over gRPC; absent: not served"
     )
     metrics_port: int = Field(default=9090, ge=0, le=65535, description="/metrics for Prometheus")
+
+    @field_validator("payload_log_file")
+    @classmethod
+    def _one_sink(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("payload_log_url") is not None:
+            raise ValueError("payloads go to an address or to a file, not to both")
+        return value

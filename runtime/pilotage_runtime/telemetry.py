@@ -3,14 +3,17 @@
 Each worker owns a sheet of shared memory, and in it each version of a model a slot, a row of doubles. It
 alone adds to it, so a count is one memory write without a lock; whoever is scraped sums the slots of all
 sheets. A sheet outlives its worker: the next one goes on counting in it, so that no counter ever falls; for the
-same reason a slot's number is never given to another model.
+same reason a slot's number is never given to another model. Behind the doubles each slot has the names of its classes
+and features (`names`).
 """
 
 import math
 import mmap
 import os
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,6 +25,9 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
+
+from pilotage_runtime import names
+from pilotage_runtime.names import Names
 
 # The histogram's bounds are the latency thresholds that an objective may name.
 LATENCY_BOUNDS = (
@@ -44,11 +50,24 @@ _PINNED = _DURATION_SUM + 7
 _RUNS = _DURATION_SUM + 8
 # Of a worker and not of a model: kept in slot 0 of its sheet.
 _CONNECTIONS = _DURATION_SUM + 9
-_WIDTH = _DURATION_SUM + 10
+_PAYLOADS = _DURATION_SUM + 10
+_CLASSES = _PAYLOADS + 3
+_OUT_OF_RANGE = _CLASSES + names.PLACES
+_WIDTH = _OUT_OF_RANGE + names.PLACES
+# Classes and features, in this order.
+_NAMES_BYTES = 2 * names.BYTES
 # A number outlives its model, so this bounds how many versions one process can ever have served.
 MAX_SLOTS = 4096
 # Requests that no model can be blamed for: the name in their path is served by none.
 UNKNOWN_MODEL = "_unknown"
+
+
+class PayloadResult(IntEnum):
+    """What came of an event for the log of payloads."""
+
+    SENT = 0
+    DROPPED = 1
+    FAILED = 2
 
 
 class ModelLabels(NamedTuple):
@@ -63,10 +82,13 @@ class Sheet:
 
     def __init__(self, descriptor: int = -1) -> None:
         """Map the memory behind `descriptor`, or memory of this process alone; pages come when written."""
-        size = MAX_SLOTS * _WIDTH * 8
+        numbers = MAX_SLOTS * _WIDTH * 8
+        size = numbers + MAX_SLOTS * _NAMES_BYTES
         if descriptor != -1:
             os.ftruncate(descriptor, size)
-        self._values: memoryview[float] = memoryview(mmap.mmap(descriptor, size)).cast("d")
+        memory = memoryview(mmap.mmap(descriptor, size))
+        self._values: memoryview[float] = memory[:numbers].cast("d")
+        self._names = memory[numbers:]
 
     def connected(self, change: int) -> None:
         """Count a worker's connection in (1) or out (-1)."""
@@ -83,14 +105,19 @@ class Sheet:
 
     def slot(self, number: int) -> "Slot":
         """Give the slot of that number."""
-        return Slot(self._values[number * _WIDTH : (number + 1) * _WIDTH])
+        return Slot(
+            self._values[number * _WIDTH : (number + 1) * _WIDTH],
+            self._names[number * _NAMES_BYTES : (number + 1) * _NAMES_BYTES],
+        )
 
 
 class Slot:
     """What one worker counts of one version of a model."""
 
-    def __init__(self, values: "memoryview[float] | None" = None) -> None:
-        self.values: memoryview[float] = Sheet().slot(0).values if values is None else values
+    def __init__(self, values: "memoryview[float]", named: "memoryview[int]") -> None:
+        self.values = values
+        self.classes = Names(named[: names.BYTES])
+        self.features = Names(named[names.BYTES :])
 
     def start(self, load_seconds: float) -> None:
         """Begin, or go on after a worker that died: what was in flight died with it."""
@@ -146,6 +173,18 @@ class Slot:
             values[_CONFIDENCE_SUM] += total
             values[_CONFIDENCE_COUNT] += count
 
+    def classified(self, place: int, rows: int) -> None:
+        """Count rows of the class that has this place."""
+        self.values[_CLASSES + place] += rows
+
+    def out_of_range(self, feature: str) -> None:
+        """Count a request that was refused for this feature's value."""
+        self.values[_OUT_OF_RANGE + self.features.place(feature)] += 1
+
+    def payloads(self, result: PayloadResult, events: int) -> None:
+        """Count what came of events for the log of payloads."""
+        self.values[_PAYLOADS + result] += events
+
 
 class ModelCollector(Collector):
     """The series of all models over the sheets of all workers."""
@@ -177,6 +216,22 @@ class ModelCollector(Collector):
                 labels=labels,
             ),
         }
+        payloads = CounterMetricFamily(
+            "inference_payloads",
+            "Requests and responses for the log of payloads, by what came of them; 0 where it is off.",
+            labels=[*labels, "result"],
+        )
+        classes = CounterMetricFamily(
+            "inference_predictions",
+            f"Rows by the class predicted; beyond {names.MOST} classes `{names.OTHER}`.",
+            labels=[*labels, "class"],
+        )
+        out_of_range = CounterMetricFamily(
+            "inference_out_of_range",
+            "Requests refused for a value out of its feature's range, by the first such feature; beyond "
+            f"{names.MOST} features `{names.OTHER}`.",
+            labels=[*labels, "feature"],
+        )
         load = GaugeMetricFamily(
             "inference_model_load_seconds",
             "Time to load and warm up the model, the slowest worker's.",
@@ -186,11 +241,13 @@ class ModelCollector(Collector):
             "inference_requests_in_flight", "Requests being served now.", labels=labels
         )
         for number, of in self._models().items():
-            rows = [
-                list(slot.values) for slot in (sheet.slot(number) for sheet in self._sheets) if slot.loaded
-            ]
-            if not rows:
+            slots = [slot for sheet in self._sheets if (slot := sheet.slot(number)).loaded]
+            if not slots:
                 continue
+            # Names first: what is counted meanwhile under a new one waits for the next scrape.
+            of_classes = [slot.classes.listed() for slot in slots]
+            of_features = [slot.features.listed() for slot in slots]
+            rows = [list(slot.values) for slot in slots]
             total = [math.fsum(column) for column in zip(*rows, strict=True)]
             for code, at in _CODE_AT.items():
                 if code in CODES_FROM_START or total[at]:
@@ -203,6 +260,14 @@ class ModelCollector(Collector):
             confidence.add_metric(of, int(total[_CONFIDENCE_COUNT]), total[_CONFIDENCE_SUM])
             for at, family in counters.items():
                 family.add_metric(of, total[at])
+            for result in PayloadResult:
+                payloads.add_metric([*of, result.name.lower()], total[_PAYLOADS + result])
+            for family, begin, named in (
+                (classes, _CLASSES, of_classes),
+                (out_of_range, _OUT_OF_RANGE, of_features),
+            ):
+                for name, count in _by_name(named, rows, begin).items():
+                    family.add_metric([*of, name], count)
             load.add_metric(of, max(row[_LOAD_SECONDS] for row in rows))
             in_flight.add_metric(of, total[_IN_FLIGHT])
         connections = GaugeMetricFamily(
@@ -214,9 +279,23 @@ class ModelCollector(Collector):
             connections.add_metric([str(index)], sheet.connections)
         if in_flight.samples:
             yield connections
-        for family in (requests, duration, confidence, *counters.values(), load, in_flight):
+        counted = (requests, duration, confidence, classes, out_of_range, *counters.values(), payloads)
+        for family in (*counted, load, in_flight):
             if family.samples:
                 yield family
+
+
+def _by_name(
+    named: Sequence[Sequence[str]], rows: Sequence[Sequence[float]], begin: int
+) -> Mapping[str, float]:
+    """Add up what each worker counts by its own names."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for of_worker, row in zip(named, rows, strict=True):
+        for at, name in enumerate(of_worker):
+            total[name] += row[begin + at]
+        if others := row[begin + names.MOST]:
+            total[names.OTHER] += others
+    return total
 
 
 class Exposition:

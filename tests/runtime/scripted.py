@@ -112,6 +112,7 @@ class World:
     repository: Repository
     lifecycle: Lifecycle
     state: ServerState
+    handler: InferHandler
     port: int = 0
     callers: list[Caller] = field(default_factory=list)
 
@@ -173,7 +174,7 @@ async def serving(
         "127.0.0.1",
         0,
     )
-    world = World(model._model, model, repository, lifecycle, state)  # pyright: ignore[reportArgumentType]
+    world = World(model._model, model, repository, lifecycle, state, handler)  # pyright: ignore[reportArgumentType]
     world.port = server.sockets[0].getsockname()[1]
     try:
         async with server, asyncio.timeout(30):

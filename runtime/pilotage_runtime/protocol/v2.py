@@ -114,14 +114,15 @@ def answer(
             raw.append(part)
             output["parameters"] = {"binary_data_size": len(part)}
         else:
-            output["data"] = _json(spec, value)
+            output["data"] = data(spec, value)
         outputs.append(output)
     document["outputs"] = outputs
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return ([text, *raw], len(text)) if raw else (text, None)
 
 
-def _json(spec: TensorSpec, value: np.ndarray) -> Any:
+def data(spec: TensorSpec, value: np.ndarray) -> Any:
+    """Give a tensor's elements as orjson writes them."""
     if value.dtype.kind in "OUS":
         return [
             item.decode("utf-8", "replace") if isinstance(item, bytes) else item

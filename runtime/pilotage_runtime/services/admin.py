@@ -16,6 +16,7 @@ from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import infer_operation
 from pilotage_runtime.services.page import add_page
+from pilotage_runtime.services.payload_log import PayloadLog
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "generate")
 
@@ -48,6 +49,7 @@ def build(
     lifecycle: Lifecycle,
     control: Control | None = None,
     max_body_bytes: int = 16 * 2**20,
+    payloads: PayloadLog | None = None,
 ) -> FastAPI:
     """Wire the paths that FastAPI serves."""
     app = FastAPI(
@@ -59,7 +61,7 @@ def build(
     _health(app, repository, lifecycle)
     _metadata(app, repository)
     _repository(app, repository, control)
-    predict.add(app, repository, lifecycle, max_body_bytes)
+    predict.add(app, repository, lifecycle, max_body_bytes, payloads)
     generate.add(app, repository, max_body_bytes)
     add_page(app)
     generated = app.openapi

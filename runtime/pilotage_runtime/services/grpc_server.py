@@ -18,6 +18,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.admin import EXTENSIONS, Control, forbidden
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.lifecycle import Lifecycle
+from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
 
 FINISH_SECONDS = 300
@@ -61,7 +62,9 @@ class GrpcServer:
         port: int,
         max_body_bytes: int,
         tracing: Tracing | None = None,
+        payloads: PayloadLog | None = None,
     ) -> None:
+        self._payloads = payloads
         self._tracing = tracing
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._repository = repository
@@ -197,12 +200,16 @@ class GrpcServer:
             if parsed.timeout_us:
                 own = asyncio.get_running_loop().time() + parsed.timeout_us / 1e6
                 deadline = own if deadline is None else min(own, deadline)
-            specs, values = await engine.infer(
+            answering = engine.infer(
                 parsed.inputs,
                 parsed.outputs,
                 sharing=parsed.sharing,
                 deadline=deadline,
                 unseen=exchange.pinned,
+            )
+            payloads = self._payloads
+            specs, values = await (
+                answering if payloads is None else payloads.noted(answering, exchange, engine, parsed)
             )
             answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
             return v2_grpc.write(answer, parsed, specs, values)

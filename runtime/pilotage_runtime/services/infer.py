@@ -17,6 +17,7 @@ from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.call import Call
 from pilotage_runtime.services.exchange import Answer, refusal
+from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
 
 _CLIENT_CLOSED = 499  # as nginx writes it
@@ -37,11 +38,13 @@ class InferHandler:
         max_body_bytes: int,
         max_buffered_bytes: int,
         tracing: Tracing | None = None,
+        payloads: PayloadLog | None = None,
     ) -> None:
         self._repository = repository
         self.sheet = repository.sheet
         self._access_log = access_log
         self._tracing = tracing
+        self.payloads = payloads
         self._max_body_bytes = max_body_bytes
         self._max_buffered_bytes = max(max_buffered_bytes, max_body_bytes)
         self._buffered = 0
@@ -92,7 +95,7 @@ class InferHandler:
             if call.content_encoding is not None:
                 body = self._unpacked(body, call.content_encoding)
             request = v2.parse(body, engine.contract, _json_length(call))
-            engine.check(request.inputs, request.outputs)
+            engine.check(request.inputs, request.outputs, unseen=call.pinned)
             deadline = call.deadline
             if request.timeout_us:
                 own = asyncio.get_running_loop().time() + request.timeout_us / 1e6
@@ -203,10 +206,17 @@ class _Inference(Entry):
             logger.exception("unexpected failure", extra={"request_id": self.call.request_id})
             answer = refusal(500, _INTERNAL)
         self.call.answer(answer)
+        payloads = self.call.handler.payloads
+        if payloads is not None:
+            payloads.note(self.call, self.engine, self.request, answer.status, (specs, values))
 
     def failed(self, error: Exception) -> None:
         """Tell whose fault it was."""
-        self.call.answer(refused(error, self.call.allowance, self.request.timeout_us))
+        answer = refused(error, self.call.allowance, self.request.timeout_us)
+        self.call.answer(answer)
+        payloads = self.call.handler.payloads
+        if payloads is not None:
+            payloads.note(self.call, self.engine, self.request, answer.status)
 
 
 def refused(error: Exception, allowance: int, timeout_us: int) -> Answer:

@@ -8,21 +8,31 @@ from fastapi.responses import JSONResponse, Response
 from pilotage_runtime.contract import Contract
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
-from pilotage_runtime.protocol import rows
+from pilotage_runtime.protocol import rows, v2
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.lifecycle import Lifecycle
+from pilotage_runtime.services.payload_log import PayloadLog
 
 
-def add(app: FastAPI, repository: Repository, lifecycle: Lifecycle, max_body_bytes: int) -> None:
+def add(
+    app: FastAPI,
+    repository: Repository,
+    lifecycle: Lifecycle,
+    max_body_bytes: int,
+    payloads: PayloadLog | None = None,
+) -> None:
     """Add the paths."""
 
     async def predict(request: Request, model: str, version: str | None = None) -> Response:
         async def serve(engine: Engine, exchange: Exchange) -> Response:
             body = await counted.document(request, max_body_bytes)
             inputs, single = rows.read(body, engine.contract)
-            specs, values = await engine.infer(inputs, deadline=exchange.deadline, unseen=exchange.pinned)
+            answering = engine.infer(inputs, deadline=exchange.deadline, unseen=exchange.pinned)
+            if payloads is not None:
+                answering = payloads.noted(answering, exchange, engine, v2.InferRequest(None, inputs, ()))
+            specs, values = await answering
             answers = rows.write(specs, values, rows.count(inputs))
             told = {"prediction": answers[0]} if single else {"predictions": answers}
             return counted.json({"model": engine.name, "version": engine.version, **told})

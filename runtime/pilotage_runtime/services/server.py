@@ -46,6 +46,7 @@ class DrainingServer(uvicorn.Server):
         access_log: AccessLog,
         on_started: Callable[[], None],
         beside: Sequence[Beside] = (),
+        after: Sequence[Beside] = (),
         on_stopped: Sequence[Callable[[], None]] = (),
     ) -> None:
         super().__init__(config(app, functools.partial(Connection, inference, lifecycle)))
@@ -54,11 +55,12 @@ class DrainingServer(uvicorn.Server):
         self._access_log = access_log
         self._on_started = on_started
         self._beside = beside
+        self._after = after
         self._on_stopped = on_stopped
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then say so."""
-        for server in self._beside:
+        for server in (*self._after, *self._beside):
             await server.start()
         await super().startup(sockets)
         self._flush()
@@ -69,6 +71,9 @@ class DrainingServer(uvicorn.Server):
         # Together: each may have its last requests to finish.
         await asyncio.gather(super().shutdown(sockets), *(server.stop() for server in self._beside))
         self._access_log.flush()
+        # What takes something from every answer ends with the last of them.
+        for server in self._after:
+            await server.stop()
         for close in self._on_stopped:
             close()
 
