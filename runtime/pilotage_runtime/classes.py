@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from math import isnan
 
 import numpy as np
 
@@ -59,9 +60,9 @@ def _likeliest(value: np.ndarray) -> Iterable[tuple[int, int]]:
     if value.size <= _SMALL:
         rows = value.tolist()
         found = (
-            [int(row[0] >= 0.5) for row in rows if row[0] == row[0]]
+            [int(row[0] >= 0.5) for row in rows if not isnan(row[0])]
             if value.shape[1] == 1
-            else [row.index(best) for row in rows if (best := max(row)) == best]
+            else [row.index(max(row)) for row in rows if not isnan(sum(row))]
         )
         return ((found[0], 1),) if len(found) == 1 else Counter(found).items()
     numbers = value[~np.isnan(value).any(axis=1)]

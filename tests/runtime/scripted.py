@@ -12,6 +12,7 @@ import orjson
 import uvicorn
 from uvicorn.server import ServerState
 
+from pilotage_runtime.batching import Entry
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine, Limits
@@ -184,3 +185,13 @@ async def serving(
     finally:
         # A test that failed may have left its model waiting for a word that never comes.
         model._batcher._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Unheard(Entry):
+    """A request whose answer nobody looks at."""
+
+    __slots__ = ()
+
+    def __init__(self, rows: int, *, unseen: bool = False) -> None:
+        super().__init__({}, (), rows, None)
+        self.unseen = unseen
