@@ -419,6 +419,30 @@ def test_a_slow_sink_holds_up_neither_an_attempt_nor_the_end(
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
+def test_a_sink_that_answers_a_byte_at_a_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pilotage_runtime.services import payload_sink  # noqa: PLC0415
+
+    monkeypatch.setattr(payload_sink, "ATTEMPT_SECONDS", 0.2)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        for _ in range(100):
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        started = time.monotonic()
+        with pytest.raises(UnsentError):
+            await HttpSink(f"http://127.0.0.1:{port}/").send([b"{}"])
+        assert time.monotonic() - started < 1.5
+        server.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
 def test_a_file_that_cannot_be_written_fails_its_events_and_nothing_else(tmp_path: Path) -> None:
     async def run() -> None:
         engine = scripted.engine()
