@@ -65,7 +65,8 @@ def _likeliest(value: np.ndarray) -> Iterable[tuple[int, int]]:
             else [row.index(max(row)) for row in rows if not isnan(sum(row))]
         )
         return ((found[0], 1),) if len(found) == 1 else Counter(found).items()
-    numbers = value[~np.isnan(value).any(axis=1)]
+    unknown = np.isnan(value)
+    numbers = value[~unknown.any(axis=1)] if unknown.any() else value
     best = numbers[:, 0] >= 0.5 if value.shape[1] == 1 else numbers.argmax(axis=1)
     counts = np.bincount(best)
     return [(at, int(counts[at])) for at in np.flatnonzero(counts).tolist()]
