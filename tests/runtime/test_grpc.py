@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +129,8 @@ def test_a_datatype_without_typed_contents_is_answered_raw() -> None:
         ([{"shape": [-1]}], "shape [-1] should hold at least one element"),
         ([{"shape": [0]}], "shape [0] should hold at least one element"),
         ([{"shape": [3]}], "2 elements came, shape [3] needs 3"),
+        ([{"shape": [1] * 65}], "shape has 65 dimensions; at most 64 are taken"),
+        ([{"shape": [2**62] * 300_000}], "shape has 300000 dimensions; at most 64 are taken"),
         ([{"shape": [2**62, 2**62]}], "2 elements came, shape"),
         ([{"datatype": "INT32"}], "INT32 should come in int_contents, but fp32_contents came"),
         ([{"datatype": "FP16"}], "FP16 has no typed contents; send raw_input_contents"),
@@ -149,6 +152,15 @@ def test_what_does_not_add_up_is_refused_with_a_sentence(
     with pytest.raises(Refused) as refused:
         v2_grpc.read(message)
     assert sentence in refused.value.message
+
+
+def test_a_very_long_list_of_outputs_is_read_in_time_that_grows_with_it() -> None:
+    message = request(1)
+    for number in range(100_000):
+        message.outputs.add(name=str(number))
+    started = time.monotonic()
+    assert len(v2_grpc.read(message).outputs) == 100_000
+    assert time.monotonic() - started < 5
 
 
 def test_raw_contents_that_belong_to_no_input_are_refused() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from pilotage_runtime.contract import Contract, TensorSpec
@@ -191,3 +192,12 @@ def test_columns_of_one_are_single_values_in_the_answer() -> None:
 def test_inputs_that_are_not_made_of_rows_are_for_tensors() -> None:
     with pytest.raises(Refused, match="not made of rows"):
         rows.read({"x": 1}, Contract((TensorSpec("x", "FP32", (3,)),), ()))
+
+
+@pytest.mark.parametrize("depth", [60, 1020])
+def test_a_value_nested_however_deep_is_refused(depth: int) -> None:
+    value = orjson.loads(b"[" * depth + b"]" * depth)
+    with pytest.raises(Refused, match="row 0: 'age' should be an integer, but a list of 1 came"):
+        rows.read({"age": value, "city": "Ulm", "image": [[1, 2], [3, 4]], "member": True}, several())
+    with pytest.raises(Refused):
+        rows.read({"age": 1, "city": "Ulm", "image": value, "member": True}, several())

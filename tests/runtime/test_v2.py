@@ -1,5 +1,7 @@
 """The protocol's JSON, datatype by datatype."""
 
+import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -101,7 +103,7 @@ def test_null_is_a_missing_value_only_where_the_contract_allows_it() -> None:
     allowing = Contract(inputs=(TensorSpec("x", "FP32", (-1,), allow_non_finite=True),), outputs=())
     assert np.isnan(parsed("FP32", [1, None], contract=allowing)[1])
     with pytest.raises(Refused, match="numbers and null only"):
-        parsed("FP32", [1, "a", None], contract=allowing)
+        parsed("FP32", [1, {}, None], contract=allowing)
 
 
 def test_allowed_non_finite_answers_are_null_in_json() -> None:
@@ -119,3 +121,37 @@ def test_a_message_repeats_no_megabyte_of_what_came() -> None:
     with pytest.raises(Refused) as refused:
         v2.read({"inputs": [{"name": "n" * 10**6, "datatype": "d" * 10**6, "shape": [1], "data": [1]}]}, ANY)
     assert len(refused.value.message) < 1000
+
+
+@pytest.mark.parametrize("datatype", ["BYTES", "FP32", "INT8"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_one_long_string_gives_no_room_to_the_others(datatype: str, nested: bool) -> None:
+    words = ["a" * 2**20, *[""] * 2**14]
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused):
+            parsed(datatype, [[word] for word in words] if nested else words, [1])
+        # Each as long as the longest, as numpy holds strings, they would take 64 GiB.
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [65, 4000, 300_000])
+@pytest.mark.parametrize("size", [1, 2**62])
+def test_more_dimensions_than_an_array_can_have_are_refused_at_once(sizes: int, size: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refused, match=f"shape has {sizes} dimensions; at most 64 are taken"):
+        parsed("FP32", [1], [size] * sizes)
+    assert time.monotonic() - started < 5
+    assert parsed("FP32", [1], [1] * 64).ndim == 64
+
+
+def test_a_very_long_list_of_outputs_is_read_in_time_that_grows_with_it() -> None:
+    outputs = [{"name": str(number), "parameters": {"binary_data": True}} for number in range(100_000)]
+    started = time.monotonic()
+    came = v2.read(
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}], "outputs": outputs}, ANY
+    )
+    assert len(came.outputs) == 100_000
+    assert time.monotonic() - started < 5

@@ -49,12 +49,13 @@ def read(document: Any, contract: Contract) -> tuple[dict[str, np.ndarray], bool
     if len(rows) > MAX_ROWS:
         raise Refused(f"{len(rows)} rows came; at most {MAX_ROWS} are taken", 413)
     names = [column.name for column in expected]
+    known = set(names)
     for at, row in enumerate(rows):
         if type(row) is not dict:
             raise Refused(f"row {at} should be an object with {_few(names)}")
-        if row.keys() != set(names):
+        if row.keys() != known:
             missing = [name for name in names if name not in row]
-            unknown = [str(name)[:60] for name in row if name not in names]
+            unknown = [str(name)[:60] for name in row if name not in known]
             parts = [f"'{name}' is missing" for name in missing] + [
                 f"'{name}' is unknown" for name in unknown
             ]
@@ -160,9 +161,22 @@ def _value(value: Any, column: Column, at: int) -> Any:
         "number": type(value) in (int, float) or (value is None and column.tensor.allow_non_finite),
     }[kind]
     if not fits:
-        came = "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
-        raise Refused(f"row {at}: '{column.name}' should be a {kind}, but {came} came")
+        came, article = _came(value), "an" if kind == "integer" else "a"
+        raise Refused(f"row {at}: '{column.name}' should be {article} {kind}, but {came} came")
     return value
+
+
+def _came(value: Any) -> str:
+    """Name a value that does not fit; what is nested is not repeated, however deep it is."""
+    match value:
+        case None:
+            return "nothing"
+        case list():
+            return f"a list of {len(value)}"
+        case dict():
+            return "an object"
+        case _:
+            return f"{type(value).__name__} {str(value)[:60]!r}"
 
 
 def _inner(column: Column, data: list[Any], rows: int) -> list[int]:

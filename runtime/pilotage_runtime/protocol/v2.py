@@ -1,6 +1,7 @@
 """V2 REST bodies: parse a request into tensors, write an answer from tensors; JSON, with binary tensors behind it."""
 
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ _KIND_WORDS = {
     "O": "null, objects or mixed values",
 }
 _SHOWN = 60
+MOST_DIMENSIONS = 64  # numpy holds no more
 _SMALL = 64  # elements below which a Python loop beats numpy's call overhead
 
 
@@ -163,7 +165,9 @@ def _wanted(entries: Any) -> tuple[tuple[str, ...], dict[str, bool] | None]:
                 raise Refused(
                     f"outputs[{at}].parameters.binary_data should be true or false, but is {_shown(form)}"
                 )
-            forms = {**(forms or {}), name: form}
+            if forms is None:
+                forms = {}
+            forms[name] = form
     return tuple(names), forms
 
 
@@ -207,6 +211,10 @@ def _tensor(
     if type(shape) is not list or not _are_sizes(shape):
         raise Refused(
             f"input '{_cut(name)}': shape should be a list of whole numbers from 0 up, but is {_shown(shape)}"
+        )
+    if len(shape) > MOST_DIMENSIONS:
+        raise Refused(
+            f"input '{_cut(name)}': shape has {len(shape)} dimensions; at most {MOST_DIMENSIONS} are taken"
         )
     size = prod(shape)
     if size == 0:
@@ -261,6 +269,8 @@ def _are_sizes(shape: list[Any]) -> bool:
 def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np.ndarray:
     if datatype.largest is not None and len(data) <= _SMALL and _are_numbers(data, datatype.largest):
         return np.array(data, dtype=datatype.dtype)
+    if _holds_text(data):
+        return _text(name, datatype, data)
     try:
         array = np.array(data)
     except (ValueError, OverflowError) as error:
@@ -287,8 +297,6 @@ def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np
             raise Refused(
                 f"input '{_cut(name)}': data holds a number too large for {datatype.name}"
             ) from error
-    if kind == "U":
-        return _text(name, data, array.shape)
     if array.dtype == datatype.dtype:
         return array
     bounds = np.iinfo(datatype.dtype)
@@ -324,10 +332,31 @@ def _large_integers(array: np.ndarray, data: list[Any]) -> np.ndarray:
     return array
 
 
-def _text(name: str, data: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+def _holds_text(data: list[Any]) -> bool:
+    """Look for a string before numpy does, which gives each element of an array the room of the longest."""
+    level = data
+    while True:
+        kinds = set(map(type, level))
+        if str in kinds:
+            return True
+        if list not in kinds:
+            return False
+        level = list(chain.from_iterable([part for part in level if type(part) is list]))
+
+
+def _text(name: str, datatype: Datatype, data: list[Any]) -> np.ndarray:
     """Take strings as they are: numpy reads [1, "a"] as two strings, and drops trailing NULs."""
-    array = np.array(data, dtype=object)
-    if array.shape != shape or not all(type(value) is str for value in array.flat):
+    try:
+        array = np.array(data, dtype=object)
+    except ValueError as error:
+        raise Refused(f"input '{_cut(name)}': data is a list of uneven or too deep lists") from error
+    only = all(type(value) is str for value in array.flat)
+    if datatype.name != "BYTES":
+        came = _KIND_WORDS["U" if only else "O"]
+        raise Refused(
+            f"input '{_cut(name)}': {datatype.name} takes {datatype.json_words}, but data holds {came}"
+        )
+    if not only:
         raise Refused(f"input '{_cut(name)}': BYTES takes strings, but data holds mixed values")
     return array
 

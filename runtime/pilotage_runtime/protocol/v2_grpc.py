@@ -45,6 +45,10 @@ def read(message: Any) -> v2.InferRequest:
                 f"input '{name[:60]}': datatype '{tensor.datatype[:60]}' is unknown; known are {', '.join(DATATYPES)}"
             )
         shape = list(tensor.shape)
+        if len(shape) > v2.MOST_DIMENSIONS:
+            raise Refused(
+                f"input '{name[:60]}': shape has {len(shape)} dimensions; at most {v2.MOST_DIMENSIONS} are taken"
+            )
         if any(size < 0 for size in shape) or prod(shape) == 0:
             raise Refused(f"input '{name[:60]}': shape {shape[:8]} should hold at least one element")
         if tensor.HasField("contents"):
@@ -56,13 +60,13 @@ def read(message: Any) -> v2.InferRequest:
             raise Refused(f"input '{name[:60]}' has neither contents nor raw_input_contents")
     if used < len(raws):
         raise Refused(f"{len(raws)} raw_input_contents came, {used} inputs are without contents")
-    outputs = list[str]()
+    outputs: dict[str, None] = {}
     for wanted in message.outputs:
         if "classification" in wanted.parameters:
             raise Refused(f"output '{wanted.name[:60]}': the classification extension is not supported", 501)
         if wanted.name in outputs:
             raise Refused(f"output '{wanted.name[:60]}' is asked for twice")
-        outputs.append(wanted.name)
+        outputs[wanted.name] = None
     parameters = {name: _parameter(value) for name, value in message.parameters.items()}
     known = v2.known_parameters(parameters) if parameters else {}
     known.pop("binary", None)

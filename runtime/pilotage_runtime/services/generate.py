@@ -102,13 +102,14 @@ def _entry(spec: TensorSpec, value: Any) -> dict[str, Any]:
         "name": spec.name,
         "datatype": spec.datatype,
         "shape": shape,
-        "data": _flat(value) if type(value) is list else [value],
+        # Nested as deep as its shape says; v2 refuses what is uneven.
+        "data": _nested(value, padding) if type(value) is list else [value],
     }
 
 
-def _flat(value: list[Any]) -> list[Any]:
-    while value and type(value[0]) is list:
-        value = [element for part in value for element in (part if type(part) is list else [part])]
+def _nested(value: list[Any], times: int) -> list[Any]:
+    for _ in range(times):
+        value = [value]
     return value
 
 
