@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pilotage_runtime.services import connection
+from pilotage_runtime.telemetry import CODES
 from tests.runtime.scripted import body, contract, double, serving
 
 
@@ -158,6 +159,54 @@ async def test_no_more_of_an_endless_body_is_taken_than_the_cap() -> None:
         answer = await caller.answer()
         assert (answer.status, world.count(413)) == (413, 1)
         assert await caller.reader.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/models/m/predict"])
+@pytest.mark.parametrize(
+    "flood",
+    [b"0\r\n" + b"x: y\r\n" * 200_000, b"0\r\nx: " + b"y" * 1_000_000, b"1;" + b"y" * 1_000_000],
+    ids=["trailers", "one long trailer", "an extension"],
+)
+async def test_what_comes_with_a_body_and_is_none_ends_somewhere(path: str, flood: bytes) -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(b"", path, transfer_encoding="chunked")
+        caller.writer.write(b"2\r\n{}\r\n" + flood)
+        answer = await caller.answer()
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
+        assert (await (await world.caller()).infer(1)).status == 200
+
+
+async def test_a_few_trailers_are_passed_over() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(b"", transfer_encoding="chunked")
+        whole = body(1)
+        caller.writer.write(b"%x\r\n%b\r\n0\r\nx-checksum: 7\r\n\r\n" % (len(whole), whole))
+        assert (await caller.answer()).status == 200
+        assert (await caller.infer(2)).status == 200
+
+
+async def test_a_caller_that_leaves_amid_its_rows_is_nobodys_failure() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(b"POST /models/m/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        while not world.in_flight:  # noqa: ASYNC110 - the slot has no event
+            await asyncio.sleep(0.005)
+        caller.writer.close()
+        while world.in_flight:  # noqa: ASYNC110 - the slot has no event
+            await asyncio.sleep(0.005)
+        assert [world.count(code) for code in CODES] == [0] * len(CODES)
+
+
+async def test_a_list_of_models_takes_no_endless_body() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(b"", "/v2/repository/index", transfer_encoding="chunked")
+        part = b"8000\r\n%b\r\n" % (b"x" * 0x8000)
+        for _ in range(600):
+            caller.writer.write(part)
+        assert (await caller.answer()).status == 413
 
 
 async def test_all_unanswered_bodies_together_may_only_grow_so_far() -> None:

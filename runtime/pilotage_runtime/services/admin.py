@@ -1,17 +1,17 @@
 """Everything but inference: health, metadata, the repository, OpenAPI and /docs, by FastAPI."""
 
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from fastapi import Body, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from pilotage_runtime import __version__
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
-from pilotage_runtime.services import generate, predict
+from pilotage_runtime.services import counted, generate, predict
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import infer_operation
@@ -25,6 +25,11 @@ class IndexRequest(BaseModel):
     """Which versions an index should list."""
 
     ready: bool = False
+
+
+INDEX_BODY: dict[str, Any] = {
+    "requestBody": {"content": {"application/json": {"schema": IndexRequest.model_json_schema()}}}
+}
 
 
 class Control(Protocol):
@@ -60,7 +65,7 @@ def build(
     _errors(app)
     _health(app, repository, lifecycle)
     _metadata(app, repository)
-    _repository(app, repository, control)
+    _repository(app, repository, control, max_body_bytes)
     predict.add(app, repository, lifecycle, max_body_bytes, payloads)
     generate.add(app, repository, max_body_bytes)
     add_page(app)
@@ -100,7 +105,8 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse({"error": error.message}, error.status, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    @app.exception_handler(ValidationError)
+    async def invalid(_: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
@@ -174,16 +180,19 @@ def _metadata(app: FastAPI, repository: Repository) -> None:
         return metadata(model, version)
 
 
-def _repository(app: FastAPI, repository: Repository, control: Control | None) -> None:
-    @app.post("/v2/repository/index", tags=["repository"])
-    async def index(only: Annotated[IndexRequest | None, Body()] = None) -> JSONResponse:
+def _repository(app: FastAPI, repository: Repository, control: Control | None, max_body_bytes: int) -> None:
+    @app.post("/v2/repository/index", tags=["repository"], openapi_extra=INDEX_BODY)
+    async def index(request: Request) -> JSONResponse:
         """List all versions of all models, those that are not ready with the reason."""
+        # FastAPI would read a body of any size.
+        raw = await counted.body(request, max_body_bytes)
+        only = IndexRequest.model_validate_json(raw) if raw else IndexRequest()
         return JSONResponse(
             [
                 {"name": model, "version": one.location.version, "state": one.state, "reason": one.reason}
                 for model in repository.names()
                 for one in repository.versions(model)
-                if not (only and only.ready) or one.state is State.READY
+                if not only.ready or one.state is State.READY
             ]
         )
 

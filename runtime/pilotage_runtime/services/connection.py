@@ -36,6 +36,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._data_bytes = 0
         self._chunk_bytes = 0  # what of the last chunk no head has been charged for
+        self._silent_bytes = 0  # since the last of a body: chunks' extensions and trailers
         self._head_too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -71,6 +72,7 @@ class Connection(HttpToolsProtocol):
         self._chunk_bytes = self._data_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
+        self._silent_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -80,6 +82,10 @@ class Connection(HttpToolsProtocol):
                 self.send_400_response("")
             elif self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self._silent_bytes > MAX_HEAD_BYTES:
+            # Nobody reads them, and they may not go on for ever.
+            self._head_too_large = True
+            self.send_400_response("")
         elif self._body_unfinished():
             self._body_since = self.loop.time()
             if self._body_timer is None:
@@ -87,6 +93,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._silent_bytes = 0
         # Of a head that begins behind other requests in one chunk, what follows the chunk is counted.
         self._head_bytes, self._chunk_bytes = self._chunk_bytes, 0
         self.url = b""
@@ -127,7 +134,13 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((call, self.app))  # pyright: ignore[reportArgumentType]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind a body come trailers, which nobody reads.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_body(self, body: bytes) -> None:
+        self._silent_bytes = 0
         call: Any = self.cycle
         if type(call) is Call:
             call.add(body)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
@@ -52,7 +53,7 @@ async def counted(
         raise
     engine.slot.enter()
     engine.used_at = exchange.started
-    status = 499
+    status: int | None = 499
     streamed = False
     try:
         response = await serve(engine, exchange)
@@ -70,6 +71,9 @@ async def counted(
         late = exchange.deadline is not None and asyncio.get_running_loop().time() >= exchange.deadline
         status = 504 if late else 499
         raise
+    except ClientDisconnect:
+        status = None
+        raise
     except Exception as error:  # noqa: BLE001 - `answer_of` tells what it knows, and logs the rest
         answer = answer_of(error, exchange.allowance, 0)
         status = answer.status
@@ -77,7 +81,9 @@ async def counted(
         assert isinstance(answer.body, bytes)
         response = Response(answer.body, status, headers, "application/json")
     finally:
-        if not streamed:
+        if status is None:  # the caller left before its request was whole: nobody's failure
+            engine.slot.abandon()
+        elif not streamed:
             _leave(engine.slot, exchange, status)
     return response
 
@@ -87,6 +93,15 @@ async def document(request: Request, limit: int) -> Any:
     kind = request.headers.get("content-type")
     if kind is not None and "json" not in kind.lower():
         raise Refused(f"content type {kind[:100]} came, application/json is expected", 415)
+    raw = await body(request, limit)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Refused(f"the body is not JSON: {error}") from error
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes; raise Refused."""
     parts, size = list[bytes](), 0
     async for part in request.stream():
         parts.append(part)
@@ -97,10 +112,7 @@ async def document(request: Request, limit: int) -> Any:
                 413,
                 (b"connection", b"close"),
             )
-    try:
-        return orjson.loads(b"".join(parts))
-    except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON: {error}") from error
+    return b"".join(parts)
 
 
 def json(body: Any) -> Response:

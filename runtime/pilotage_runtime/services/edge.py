@@ -4,6 +4,8 @@ import asyncio
 import logging
 import time
 
+from starlette.requests import ClientDisconnect
+
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.services.asgi import ASGIApp, Message, Receive, Scope, Send
 from pilotage_runtime.services.exchange import Answer, Exchange, refusal
@@ -47,6 +49,9 @@ class Edge:
         try:
             async with asyncio.timeout_at(exchange.deadline):
                 await self._rest(scope, receive, with_headers)
+        except ClientDisconnect:
+            error = "the caller left before its request was whole"
+            begun.clear()  # what was sent reached nobody
         except Exception as failure:
             error = type(failure).__name__
             late = isinstance(failure, TimeoutError)
