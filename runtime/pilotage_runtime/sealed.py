@@ -164,7 +164,7 @@ def _fitting(path: Path, keys: list[_Key], name: Any) -> list[bytes]:
             found.update([_symmetric(key)])
     if name is None:
         return list(found.values())
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         raise _no_key(
             path, f"is sealed with the key {name!r}; the keys here are {', '.join(sorted(found)) or 'others'}"
         )

@@ -73,7 +73,10 @@ def _graph(model: bytes, start: int, end: int, labels: dict[str, tuple[str, ...]
         elif number == _OUTPUT and (name := _first(model, begin, stop, _NAME)) in by_output:
             assert name is not None, "it is a key"
             parts.append(_message(_OUTPUT, _tensor(name, len(by_output[name].labels))))
-            labels[name.decode()] = by_output[name].labels
+            try:
+                labels[name.decode()] = by_output[name].labels
+            except UnicodeDecodeError as error:
+                raise MalformedOnnxError("an output's name is no text") from error
         else:
             parts.append(model[field:stop])
     return b"".join(parts)
