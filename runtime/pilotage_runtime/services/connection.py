@@ -28,8 +28,11 @@ _ONE_WRITE = 64 * 1024  # larger bodies are not copied behind their head
 class Connection(HttpToolsProtocol):
     """One connection; a head that grows past the limits is answered 431 and closed."""
 
-    def __init__(self, inference: InferHandler, lifecycle: Lifecycle, **options: Any) -> None:
+    def __init__(
+        self, inference: InferHandler, lifecycle: Lifecycle, *, most: int = 2**17, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._most = most
         self._inference = inference
         self._lifecycle = lifecycle
         self._in_head = False
@@ -51,6 +54,9 @@ class Connection(HttpToolsProtocol):
         # One that never says a word may stay no longer than one that has said its last.
         self._idle_since = self.loop.time()
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        if len(self.connections) > self._most:
+            # Without descriptors left nothing could be refused, nor metrics be scraped.
+            self._refuse(503, f"this server has {self._most} connections, the most that it takes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._inference.sheet.connected(-1)
@@ -213,6 +219,10 @@ class Connection(HttpToolsProtocol):
         if self._head_too_large:
             status = 431
             message = f"a request's head may hold {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
+        self._refuse(status, message)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer, whatever was asked, and close."""
         body = error_body(message)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
             body

@@ -1,5 +1,6 @@
 """How this process listens: for inference, and for whoever scrapes it. Imports no model library."""
 
+import resource
 import socket
 from typing import Any
 
@@ -12,6 +13,10 @@ KEEP_ALIVE_SECONDS = 90
 # The longest time-out of a route: what is in flight at the end of the drain may take so long.
 FINISH_SECONDS = 300
 BACKLOG = 2048
+# More connections than a process of this kind has memory for.
+MOST_DESCRIPTORS = 2**17
+# For what is no connection: the scrape of metrics, files of models, threads.
+RESERVED_DESCRIPTORS = 256
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -20,6 +25,18 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
     return listener
+
+
+def connections_allowed() -> int:
+    """Raise this process's limit of open files as far as it may, and tell how many may be connections."""
+    soft, hard = (
+        MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    if soft < min(hard, MOST_DESCRIPTORS):
+        soft = min(hard, MOST_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
 def config(app: ASGIApp, http: Any = "httptools") -> uvicorn.Config:

@@ -16,7 +16,7 @@ from pilotage_runtime.services.asgi import ASGIApp
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-from pilotage_runtime.services.listener import config
+from pilotage_runtime.services.listener import config, connections_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ class DrainingServer(uvicorn.Server):
         after: Sequence[Beside] = (),
         on_stopped: Sequence[Callable[[], None]] = (),
     ) -> None:
-        super().__init__(config(app, functools.partial(Connection, inference, lifecycle)))
+        super().__init__(
+            config(app, functools.partial(Connection, inference, lifecycle, most=connections_allowed()))
+        )
         self._lifecycle = lifecycle
         self._drain_seconds = drain_seconds
         self._access_log = access_log
