@@ -1,5 +1,6 @@
 """Everything but inference: health, metadata, the repository, OpenAPI and /docs, by FastAPI."""
 
+from copy import deepcopy
 from typing import Any, NoReturn, Protocol
 
 from fastapi import FastAPI, Request
@@ -14,7 +15,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted, generate, predict
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-from pilotage_runtime.services.openapi import infer_operation
+from pilotage_runtime.services.openapi import infer_operation, with_errors
 from pilotage_runtime.services.page import add_page
 from pilotage_runtime.services.payload_log import PayloadLog
 
@@ -72,7 +73,8 @@ def build(
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = generated()
+        schema = deepcopy(generated())  # FastAPI keeps the one that it made
+        with_errors(schema["paths"])
         schema["paths"] |= predict.operations(repository)
         for model in repository.names():
             version = repository.default(model)

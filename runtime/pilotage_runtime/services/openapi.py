@@ -5,24 +5,30 @@ from typing import Any
 
 from pilotage_runtime.contract import Contract, TensorSpec
 
+_ERRORS = {
+    400: "the request does not fit; the sentence says what came and what is expected",
+    403: "loading and unloading by request is switched off",
+    404: "nothing of this name is served",
+    408: "the request was not whole in time",
+    409: "another load or unload is under way, or this one cannot be done",
+    413: "the body is too large",
+    415: "the body is not JSON by its content type",
+    429: "busy",
+    500: "the model failed",
+    501: "an extension of the protocol that is not supported",
+    503: "not ready",
+    504: "the caller's time was up",
+}
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string"}
 
 
 def infer_operation(model: str, contract: Contract) -> dict[str, Any]:
     """Describe POST /v2/models/M/infer with this model's tensors and an example that works."""
-    errors = {
-        "400": "the request does not fit the contract; the sentence says which tensor and how",
-        "413": "the body is too large",
-        "415": "the body is not JSON by its content type",
-        "500": "the model failed",
-        "503": "busy",
-        "504": "the caller's time was up",
-    }
     return {
         "post": {
             "tags": ["inference"],
             "summary": f"Infer with {model}",
-            "operationId": "infer",
+            "operationId": f"infer_{model}",
             "requestBody": {
                 "required": True,
                 "content": {
@@ -32,12 +38,48 @@ def infer_operation(model: str, contract: Contract) -> dict[str, Any]:
             "responses": {
                 "200": {
                     "description": "the model's answer",
-                    "content": {"application/json": {"schema": _response(contract)}},
+                    "content": {
+                        "application/json": {"schema": _response(contract)},
+                        # Where binary outputs were asked for: JSON, then raw tensors.
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    },
                 },
-                **{code: _error(text) for code, text in errors.items()},
+                **errors(400, 404, 408, 413, 415, 429, 500, 501, 503, 504),
             },
         }
     }
+
+
+def errors(*codes: int) -> dict[str, Any]:
+    """Describe answers of these codes, in the one shape that errors have."""
+    schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    return {
+        str(code): {"description": _ERRORS[code], "content": {"application/json": {"schema": schema}}}
+        for code in codes
+    }
+
+
+def with_errors(paths: dict[str, Any]) -> None:
+    """Add to FastAPI's description what it does not know, and take away its own 422, which is a 400 here."""
+    for path, operations in paths.items():
+        codes = [400, 504]
+        if "{model}" in path:
+            codes += [404, 503]
+        if path.endswith(("/load", "/unload")):
+            codes += [403, 409]
+        if path.endswith("/index"):
+            codes += [413]
+        ready = {"ready": {"type": "boolean"}, "model_loaded": {"type": "boolean"}}
+        for operation in operations.values():
+            responses = operation["responses"]
+            responses.pop("422", None)
+            responses |= errors(*sorted(codes))
+            if path.endswith(("/health", "/ready")):
+                schema = {"type": "object", "properties": {**ready, "error": {"type": "string"}}}
+                responses["503"] = {
+                    "description": _ERRORS[503],
+                    "content": {"application/json": {"schema": schema}},
+                }
 
 
 def _request(contract: Contract) -> dict[str, Any]:
@@ -54,6 +96,18 @@ def _request(contract: Contract) -> dict[str, Any]:
             "id": {"type": "string"},
             "inputs": _tensors(contract.inputs),
             "outputs": {"type": "array", "items": output},
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "binary_data_output": {"type": "boolean"},
+                    "timeout": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "microseconds that the caller waits",
+                    },
+                },
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            },
         },
     }
 
@@ -61,9 +115,10 @@ def _request(contract: Contract) -> dict[str, Any]:
 def _response(contract: Contract) -> dict[str, Any]:
     return {
         "type": "object",
-        "required": ["model_name", "outputs"],
+        "required": ["model_name", "model_version", "outputs"],
         "properties": {
             "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
             "id": {"type": "string"},
             "outputs": _tensors(contract.outputs),
         },
@@ -75,7 +130,8 @@ def _tensors(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    kind = _JSON_TYPES.get(spec.datatype, "number" if spec.datatype.startswith("FP") else "integer")
+    kind = _JSON_TYPES.get(spec.datatype, "number" if spec.datatype.startswith(("FP", "BF")) else "integer")
+    element: dict[str, Any] = {"type": [kind, "null"] if spec.allow_non_finite else kind}
     return {
         "type": "object",
         "title": spec.name,
@@ -85,10 +141,14 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
             "datatype": {"type": "string", "enum": [spec.datatype]},
             "shape": {
                 "type": "array",
-                "items": {"type": "integer"},
+                "items": {"type": "integer", "minimum": 0},
                 "description": f"{list(spec.shape)}, -1 is any",
             },
-            "data": {"type": "array", "items": {"oneOf": [{"type": kind}, {"type": "array", "items": {}}]}},
+            "data": {
+                "description": "flat and row-major, or nested as the shape is",
+                "type": "array",
+                "items": {"oneOf": [element, {"type": "array", "items": {}}]},
+            },
         },
     }
 
@@ -108,8 +168,3 @@ def _example_tensor(spec: TensorSpec) -> dict[str, Any]:
         "shape": shape,
         "data": [element] * min(prod(shape), 1000),
     }
-
-
-def _error(description: str) -> dict[str, Any]:
-    schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -13,6 +13,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.lifecycle import Lifecycle
+from pilotage_runtime.services.openapi import errors
 from pilotage_runtime.services.payload_log import PayloadLog
 
 
@@ -113,16 +114,6 @@ def _operation(model: str, contract: Contract) -> dict[str, Any]:
             "predictions": {"type": "array", "items": prediction},
         },
     }
-    error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    failures = {
-        "400": "the rows do not fit the contract; the sentence says which row, which feature and how",
-        "413": "the body is too large",
-        "415": "the body is not JSON by its content type",
-        "429": "busy",
-        "500": "the model failed",
-        "503": "not ready",
-        "504": "the caller's time was up",
-    }
     return {
         "post": {
             "tags": ["prediction"],
@@ -135,10 +126,7 @@ def _operation(model: str, contract: Contract) -> dict[str, Any]:
             },
             "responses": {
                 "200": {"description": "the prediction", "content": {"application/json": {"schema": answer}}},
-                **{
-                    code: {"description": text, "content": {"application/json": {"schema": error}}}
-                    for code, text in failures.items()
-                },
+                **errors(400, 404, 413, 415, 429, 500, 503, 504),
             },
         }
     }
