@@ -269,10 +269,12 @@ def _are_sizes(shape: list[Any]) -> bool:
 def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np.ndarray:
     if datatype.largest is not None and len(data) <= _SMALL and _are_numbers(data, datatype.largest):
         return np.array(data, dtype=datatype.dtype)
-    if _holds_text(data):
+    kinds = set(map(type, data))
+    if str in kinds or (list in kinds and _holds_text(data)):
         return _text(name, datatype, data)
     try:
-        array = np.array(data)
+        # Told what comes, numpy need not look for it, which pays for our having looked.
+        array = np.fromiter(data, np.float64, len(data)) if kinds == {float} else np.array(data)
     except (ValueError, OverflowError) as error:
         raise Refused(f"input '{_cut(name)}': data is a list of uneven or too deep lists") from error
     kind = array.dtype.kind
