@@ -6,6 +6,7 @@ its predecessor's sheet; one that keeps dying ends them all, for the pod's statu
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -124,7 +125,7 @@ class Supervisor:
         )
         theirs.close()
         if self._stopping.is_set():  # it began too late to be told with the others
-            process.terminate()
+            _send(process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
         wanted = dict(self._roster.wanted)
         models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
@@ -135,7 +136,7 @@ class Supervisor:
                     await self._all_loaded.wait()
                 if wanted != self._roster.wanted:  # changed while it loaded: it would serve what is gone
                     place.outdated = True
-                    process.terminate()
+                    _send(process, signal.SIGTERM)
                     return await process.wait()
                 writer.write(b"go\n")
                 member = self._members[place.index] = Channel(reader, writer, self._asked)
@@ -168,7 +169,7 @@ class Supervisor:
             if place.process is not None:
                 # Python takes SIGINT for an exception until the worker serves and so has a way to stop.
                 serves = place.index in self._members
-                place.process.send_signal(number if serves else signal.SIGTERM)
+                _send(place.process, number if serves else signal.SIGTERM)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -197,6 +198,11 @@ class Supervisor:
         failure = StartFailure(stage, reason, message)
         logger.error("%s", message, extra={"stage": stage, "reason": reason})
         report(failure, self._settings.termination_log)
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself, and was not waited for yet
+        process.send_signal(number)
 
 
 def _signal_name(status: int) -> str:
