@@ -151,7 +151,7 @@ def _over_http(port: int, request: bytes, until: float) -> Any:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             if not head.startswith(b"http/1.1 200"):
                 raise RuntimeError(head.decode())
-            length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            length = int(head.split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
             answered += 1
         writer.close()
