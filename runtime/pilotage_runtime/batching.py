@@ -14,6 +14,7 @@ All of it happens in the event loop's thread but the run itself, when that is pr
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 Tensors = Mapping[str, np.ndarray]
 
 
-class Entry:
+class Entry(ABC):
     """One request's place in the queue; a transport derives from it and answers in `succeeded` or `failed`.
 
     Exactly one of the two is called, once, in the event loop's thread; none after `leave`.
@@ -56,13 +57,13 @@ class Entry:
         self.timer: asyncio.TimerHandle | None = None
         self.ran: tuple[float, float] | None = None  # when its run began and ended, by time.perf_counter
 
+    @abstractmethod
     def succeeded(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
         """Take the answer: one value of `rows` rows for each spec."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: Exception) -> None:
         """Take the failure: ModelFailedError, TooLateError or BusyError."""
-        raise NotImplementedError
 
 
 class Runner(Protocol):
