@@ -1,7 +1,9 @@
 """Models that answer piece by piece: over server-sent events, whole, and when somebody leaves in the middle."""
 
 import json
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ class Counter:
             if number == parameters.get("fail_at"):
                 raise ValueError("told to fail")
             time.sleep(parameters.get("seconds", 0))
-            yield {"word": np.array([f"word {number}"], dtype=object)}
+            yield {"word": np.array([f"word {number}" + "x" * parameters.get("more", 0)], dtype=object)}
 """
 CONTRACT = {
     "inputs": [{"name": "count", "datatype": "INT64", "shape": [-1]}],
@@ -95,14 +97,28 @@ def test_a_caller_that_leaves_closes_the_models_generator(counter: Server) -> No
     assert counter.client.post("/v2/models/counter/generate", json={"count": 1}).status_code == 200
 
 
-def test_time_up_ends_a_stream(counter: Server) -> None:
-    body = {"count": 100_000, "parameters": {"seconds": 0.02}}
-    answer = counter.client.post(
-        "/v2/models/counter/generate_stream", json=body, headers={"x-envoy-expected-rq-timeout-ms": "200"}
-    )
-    assert answer.status_code == 200
-    assert "error" in events(answer)[-1] or answer.text.endswith("\n\n")
+def test_time_up_ends_a_stream_with_an_event_that_says_so(counter: Server) -> None:
+    body = {"count": 100_000, "parameters": {"seconds": 0.001}}
+
+    def stream(_: int) -> httpx.Response:
+        return counter.client.post(
+            "/v2/models/counter/generate_stream", json=body, headers={"x-envoy-expected-rq-timeout-ms": "200"}
+        )
+
+    with ThreadPoolExecutor(8) as callers:
+        for answer in callers.map(stream, range(48)):
+            assert answer.status_code == 200
+            assert events(answer)[-1] == {"error": "no answer within the 200 ms that the caller waits"}
     eventually(lambda: counter.metric("inference_requests_in_flight") == 0)
+
+
+def test_a_caller_that_does_not_read_is_cut_off_behind_its_deadline(counter: Server) -> None:
+    body = json.dumps({"count": 100_000, "parameters": {"more": 100_000}}).encode()
+    head = f"host: x\r\ncontent-length: {len(body)}\r\nx-envoy-expected-rq-timeout-ms: 200\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", counter.port)) as caller:
+        caller.sendall(b"POST /v2/models/counter/generate_stream HTTP/1.1\r\n" + head.encode() + body)
+        eventually(lambda: counter.metric("inference_requests_in_flight") == 1)
+        eventually(lambda: counter.metric("inference_requests_in_flight") == 0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from pilotage_runtime.services.lifecycle import Lifecycle
 # Probes come every second: their successes tell nothing.
 _UNLOGGED = frozenset({"/v2/health/live", "/v2/health/ready"})
 
+# A stream ends itself at its deadline, with an event that says so; a caller that does not read it is cut off.
+_LAST_WORDS_SECONDS = 1
+
 _CLIENT_CLOSED = 499  # as nginx writes it
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ class Edge:
         exchange = Exchange(scope["method"], scope["path"], scope["headers"])
         scope["exchange"] = exchange
         begun = list[int]()
+        patience = asyncio.timeout_at(exchange.deadline)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,10 +49,15 @@ class Edge:
                 message = {**message, "headers": headers}
             await send(message)
 
+        async def in_time(message: Message) -> None:
+            if exchange.deadline is not None and not begun and not patience.expired():
+                patience.reschedule(exchange.deadline + _LAST_WORDS_SECONDS)
+            await with_headers(message)
+
         error: str | None = None
         try:
-            async with asyncio.timeout_at(exchange.deadline):
-                await self._rest(scope, receive, with_headers)
+            async with patience:
+                await self._rest(scope, receive, in_time)
         except ClientDisconnect:
             error = "the caller left before its request was whole"
             begun.clear()  # what was sent reached nobody
