@@ -1,99 +1,27 @@
-"""The runtime against its peers: iris ONNX, one worker, 32 connections, requests a second and p99.
+"""The runtime against its peers: iris ONNX, one worker, 32 connections.
 
-    .venv/bin/python -m bench.peers [--pairs 3] [--seconds 4] [--connections 32] [--only mlserver,litserve]
+    .venv/bin/python -m bench.peers [--pairs 3] [--seconds 4] [--connections 32] [--starts 3] [--only mlserver,ray]
 
-Every peer runs in an environment of its own, with the packages that bench/peer_servers/NAME.txt pins, made once and
-kept; its server is the file beside it, written as its own documentation would. One after the other, each peer takes
-turns with the runtime, server and load pinned to a core each, so that whatever else the machine does falls on
-both. The load is wrk (Debian: wrk). A peer that does not install or start is named, and the rest go on.
-Printed are medians: requests a second, p99, the server's memory (all its processes), and the ratio of the pairs.
+One after the other, each peer takes turns with the runtime, so that whatever else the machine does falls on both
+(bench/serving.py says how they run). A peer that does not install or start is named, and the rest go on. Printed
+are medians: from the command to the first answer, memory of all processes idle and after the load, requests a
+second, p99, and the ratio of the pairs.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import re
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from bench.runtime import LOAD_CORE, ROOT, SERVER_CORE, free_port
+from bench import wrk
+from bench.serving import PEERS, Server, Setup, serving
 from demo.models import build
 
-HERE = ROOT / "bench" / "peer_servers"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pilotage"
-ROW = [5.1, 3.5, 1.4, 0.2]
-V2 = json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 4], "data": ROW}]})
-PLAIN = json.dumps({"data": [ROW]})
-START_SECONDS = 90
-# No peer may tell its maker that it was started.
-_QUIET = {
-    "BENTOML_DO_NOT_TRACK": "True",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-
-
-class Peer(NamedTuple):
-    """How to start a server and what to ask it."""
-
-    path: str
-    body: str
-    command: Callable[
-        [Path, str, int, Path], list[str]
-    ]  # its environment's bin, model, port, a folder for files
-
-
-def _mlserver(binaries: Path, model: str, port: int, folder: Path) -> list[str]:
-    settings = {"parallel_workers": 0, "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(),
-                "host": "127.0.0.1", "debug": False}  # fmt: skip
-    (folder / "settings.json").write_text(json.dumps(settings))
-    described = {"name": "iris", "implementation": "mlserver_model.Iris", "parameters": {"uri": model}}
-    (folder / "model-settings.json").write_text(json.dumps(described))
-    shutil.copy(HERE / "mlserver_model.py", folder)
-    return [str(binaries / "mlserver"), "start", str(folder)]
-
-
-def _script(name: str) -> Callable[[Path, str, int, Path], list[str]]:
-    def command(binaries: Path, model: str, port: int, folder: Path) -> list[str]:
-        del folder
-        return [str(binaries / "python"), str(HERE / name), model, str(port)]
-
-    return command
-
-
-def _bentoml(binaries: Path, model: str, port: int, folder: Path) -> list[str]:
-    del model
-    shutil.copy(HERE / "bentoml_service.py", folder)
-    return [str(binaries / "bentoml"), "serve", "bentoml_service:Iris", "--host", "127.0.0.1", "--port", str(port),
-            "--working-dir", str(folder)]  # fmt: skip
-
-
-PEERS = {
-    "mlserver": Peer("/v2/models/iris/infer", V2, _mlserver),
-    "kserve": Peer("/v2/models/iris/infer", V2, _script("kserve_server.py")),
-    "litserve": Peer("/predict", PLAIN, _script("litserve_server.py")),
-    "bentoml": Peer("/predict", PLAIN, _bentoml),
-    "ray": Peer("/predict", PLAIN, _script("ray_server.py")),
-}
-
-
-class Load(NamedTuple):
-    """What one spell of load came to."""
-
-    rate: float
-    p99_ms: float
+_IDLE_SECONDS = 1.0
 
 
 def main() -> None:
@@ -101,163 +29,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--pairs", type=int, default=3, help="turns of load")
+    parser.add_argument("--seconds", type=float, default=4, help="length of a turn")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--only", default=",".join(PEERS))
+    parser.add_argument("--starts", type=int, default=3, help="starts of each, the last of which is loaded")
+    parser.add_argument("--only", default=",".join(PEERS), help="names, with commas")
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        sys.exit("bench.peers needs wrk (Debian: apt install wrk)")
-    with tempfile.TemporaryDirectory() as name:
-        models = Path(name)
-        build.main(models)
+    if unknown := set(options.only.split(",")) - set(PEERS):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    wrk.required()
+    with tempfile.TemporaryDirectory() as folder:
+        build.main(Path(folder))
+        setup = Setup(Path(folder) / "iris" / "1" / "model.onnx")
         for peer in options.only.split(","):
             try:
-                _compare(peer, models, options)
+                _compare(peer, setup, options)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                print(f"{peer:9} could not be measured: {str(error)[:300]}", flush=True)
+                print(f"{peer:9} could not be measured: {str(error)[:600]}", flush=True)
 
 
-def _compare(name: str, models: Path, options: argparse.Namespace) -> None:
-    model = str(models / "iris" / "1" / "model.onnx")
-    binaries = _environment(name)
-    loads: dict[str, list[Load]] = {"runtime": [], name: []}
-    with tempfile.TemporaryDirectory() as scratch:
-        ports = {"runtime": free_port(), name: free_port()}
-        commands = {
-            "runtime": [sys.executable, "-m", "pilotage_runtime", "serve"],
-            name: PEERS[name].command(binaries, model, ports[name], Path(scratch)),
-        }
-        asked = {"runtime": PEERS["mlserver"], name: PEERS[name]}
-        with (
-            _running(commands["runtime"], _runtime_environment(model, ports["runtime"])) as own,
-            _running(commands[name], {"IRIS": model, "HOME": scratch, "TMPDIR": scratch}) as other,
-        ):
-            pids = {"runtime": own, name: other}
-            for kind in loads:
-                _wait(ports[kind], asked[kind], pids[kind])
-                _load(ports[kind], asked[kind], options.connections, 2.0)
-            for pair in range(options.pairs):
-                for kind in sorted(loads, reverse=bool(pair % 2)):
-                    loads[kind].append(_load(ports[kind], asked[kind], options.connections, options.seconds))
-            memory = {kind: _memory(pid) for kind, pid in pids.items()}
-    ratios = [one.rate / other.rate for one, other in zip(loads["runtime"], loads[name], strict=True)]
+def _compare(name: str, setup: Setup, options: argparse.Namespace) -> None:
+    kinds = ("runtime", name)
+    ready: dict[str, list[float]] = {kind: [] for kind in kinds}
+    loads: dict[str, list[wrk.Load]] = {kind: [] for kind in kinds}
+    for _ in range(options.starts - 1):
+        for kind in kinds:
+            with serving(kind, setup) as server:
+                ready[kind].append(server.ready_seconds)
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(serving(kind, setup)) for kind in kinds}
+        for kind, server in servers.items():
+            ready[kind].append(server.ready_seconds)
+        time.sleep(_IDLE_SECONDS)
+        idle = {kind: server.memory() for kind, server in servers.items()}
+        for server in servers.values():
+            _load(server, options.connections, 2.0)
+        for pair in range(options.pairs):
+            # Who goes first changes, or a machine that warms up would favour one of them.
+            for kind in sorted(loads, reverse=bool(pair % 2)):
+                loads[kind].append(_load(servers[kind], options.connections, options.seconds))
+        loaded = {kind: server.memory() for kind, server in servers.items()}
     for kind, of_kind in loads.items():
-        rate = statistics.median(load.rate for load in of_kind)
-        p99 = statistics.median(load.p99_ms for load in of_kind)
-        print(f"{kind:9} {rate:8.0f}/s  p99 {p99:7.2f} ms  {memory[kind] / 2**20:5.0f} MiB")
+        print(
+            f"{kind:9} ready {statistics.median(ready[kind]):5.1f} s  idle {idle[kind] / 2**20:4.0f} MiB  "
+            f"loaded {loaded[kind] / 2**20:4.0f} MiB  {statistics.median(load.rate for load in of_kind):6.0f}/s  "
+            f"p99 {statistics.median(load.p99_ms for load in of_kind):6.2f} ms"
+        )
+    ratios = [own.rate / other.rate for own, other in zip(loads["runtime"], loads[name], strict=True)]
     print(
         f"          {statistics.median(ratios):.1f} times {name} ({min(ratios):.1f} to {max(ratios):.1f})",
         flush=True,
     )
 
 
-def _environment(name: str) -> Path:
-    pins = HERE / f"{name}.txt"
-    key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = CACHE / "peers" / f"{name}-{key}"
-    mark = folder / "complete"
-    if not mark.exists():
-        uv = CACHE / "uv" / "bin" / "uv"
-        python = folder / "bin" / "python"
-        print(f"{name}: making its environment", flush=True)
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
-        subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", python, "--requirement", pins], check=True
-        )
-        mark.touch()
-    return folder / "bin"
-
-
-def _runtime_environment(model: str, port: int) -> dict[str, str]:
-    return {
-        "PILOTAGE_MODEL_NAME": "iris",
-        "PILOTAGE_MODEL_DIR": model,
-        "PILOTAGE_HOST": "127.0.0.1",
-        "PILOTAGE_HTTP_PORT": str(port),
-        "PILOTAGE_METRICS_PORT": "0",
-        "PILOTAGE_THREADS": "1",
-        "PILOTAGE_DRAIN_SECONDS": "0",
-    }
-
-
-@contextmanager
-def _running(command: list[str], environment: dict[str, str]) -> Generator[int]:
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command],
-            cwd=ROOT,
-            env={**os.environ, **_QUIET, **environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            yield process.pid
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
-
-
-def _wait(port: int, peer: Peer, pid: int) -> None:
-    import urllib.request  # noqa: PLC0415
-
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{peer.path}", peer.body.encode(), {"Content-Type": "application/json"}
-    )
-    until = time.monotonic() + START_SECONDS
-    last: Any = None
-    while time.monotonic() < until:
-        if not Path(f"/proc/{pid}").exists():
-            break
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                answer.read()
-        except OSError as error:
-            last = error
-            time.sleep(0.3)
-        else:
-            return
-    raise RuntimeError(f"it did not answer within {START_SECONDS} s: {last}")
-
-
-def _load(port: int, peer: Peer, connections: int, seconds: float) -> Load:
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(
-            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{peer.body}]==]\n'
-        )
-        script.flush()
-        output = subprocess.check_output(
-            [
-                "taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency",
-                "-s", script.name, f"http://127.0.0.1:{port}{peer.path}",
-            ],
-            text=True,
-        )  # fmt: skip
-    if "Non-2xx" in output:
-        raise RuntimeError(f"not every answer was good: {output}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
-    assert rate, output
-    assert p99, output
-    return Load(float(rate[1]), float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]])
-
-
-def _memory(leader: int) -> int:
-    """Sum the proportional memory of a session's processes: what several share is counted once."""
-    total = 0
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(status.read_text().rpartition(")")[2].split()[3]) == leader:
-                rollup = (status.parent / "smaps_rollup").read_text()
-                total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024  # pyright: ignore[reportOptionalSubscript]
-        except OSError:
-            continue
-    return total
+def _load(server: Server, connections: int, seconds: float) -> wrk.Load:
+    return wrk.load(server.port, server.asks, connections=connections, seconds=seconds)
 
 
 if __name__ == "__main__":

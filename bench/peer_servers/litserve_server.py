@@ -1,5 +1,6 @@
 """iris behind LitServe."""
 
+import os
 import sys
 
 import litserve
@@ -8,18 +9,22 @@ import onnxruntime as ort
 
 
 class Iris(litserve.LitAPI):
-    """One session in one worker."""
+    """A session for each model, in each worker."""
 
     def setup(self, device):
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+        self.sessions = {
+            name: ort.InferenceSession(os.environ["IRIS"], options, providers=["CPUExecutionProvider"])
+            for name in os.environ["MODELS"].split(",")
+        }
 
     def decode_request(self, request):
-        return np.array(request["data"], dtype=np.float32)
+        return request["model"], np.array(request["data"], dtype=np.float32)
 
-    def predict(self, rows):
-        return self.session.run(None, {"X": rows})
+    def predict(self, asked):
+        model, rows = asked
+        return self.sessions[model].run(None, {"X": rows})
 
     def encode_response(self, outputs):
         label, zip_map = outputs
@@ -27,11 +32,12 @@ class Iris(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Iris(), accelerator="cpu", devices=1, workers_per_device=1)
+    workers = int(os.environ["WORKERS"])
+    server = litserve.LitServer(Iris(), accelerator="cpu", devices=1, workers_per_device=workers)
     server.run(
         host="127.0.0.1",
-        port=int(sys.argv[2]),
-        num_api_servers=1,
+        port=int(sys.argv[1]),
+        num_api_servers=workers,
         generate_client_file=False,
         log_level="error",
     )
