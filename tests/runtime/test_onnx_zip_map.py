@@ -110,21 +110,6 @@ def test_half_precision_is_served_and_bfloat16_is_refused_by_name(tmp_path: Path
         loaded(same(TensorProto.BFLOAT16), tmp_path).contract()
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (LoadOptions(threads=1, device="cuda"), "this onnxruntime cannot use a GPU"),
-        (LoadOptions(threads=1, precision="float16"), "convert it: onnxconverter_common"),
-    ],
-)
-def test_what_the_machine_cannot_do_is_said_at_load(
-    models: Path, options: LoadOptions, sentence: str
-) -> None:
-    with pytest.raises(StartFailure, match=sentence) as failure:
-        by_format.load(detect(models / "iris" / "1", Stage.LOAD), options)
-    assert failure.value.reason == "LoadFailed"
-
-
 def test_a_model_in_memory_needs_no_file(converted: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx.enc").write_bytes(b"unreadable")
     file = detect(tmp_path / "model.onnx.enc", Stage.LOAD, held=converted)

@@ -1,8 +1,10 @@
 """ONNX through onnxruntime."""
 
+import functools
 import os
 import re
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -55,13 +57,15 @@ class OnnxModel:
                 f"precision {options.precision} was asked for, but an ONNX model has the precision that it was "
                 "converted with; convert it: onnxconverter_common.float16.convert_float_to_float16(model)",
             )
+        _refuse_two_libraries()
+        providers = _providers(options)
         bare = _without_zip_maps(file)
         self._labels = bare.labels if bare else {}
         try:
             self._session = ort.InferenceSession(
                 bare.model if bare else file.content or str(file.path),
                 _session_options(options.threads),
-                providers=_providers(options),
+                providers=providers,
             )
         except Exception as error:
             if unknown := _UNKNOWN_OPERATOR.search(str(error)):
@@ -75,6 +79,14 @@ class OnnxModel:
             raise StartFailure(
                 Stage.LOAD, reason, f"onnxruntime refuses {file.path.name}: {error}"
             ) from error
+        if providers[0] not in self._session.get_providers():
+            # onnxruntime itself goes on with the CPU and says so to nobody.
+            raise StartFailure(
+                Stage.LOAD,
+                Reason.LOAD_FAILED,
+                f"device cuda was asked for, but onnxruntime cannot start {providers[0]} here: no GPU is given to this "
+                "container, or its driver or CUDA libraries do not fit; see the node's driver, or use device cpu",
+            )
         self._zip_maps = frozenset(
             output.name for output in self._session.get_outputs() if output.type in _ZIP_MAPS
         )
@@ -142,7 +154,28 @@ def _providers(options: LoadOptions) -> list[str]:
             "device cuda was asked for, but this onnxruntime cannot use a GPU (it has "
             f"{', '.join(available)}): use an image with pilotage[runtime-gpu], or device cpu",
         )
+    ort.preload_dlls()  # from NVIDIA's packages, where CUDA is not installed on the system
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _refuse_two_libraries() -> None:
+    """Refuse the module that two packages have written: which of them runs is chance."""
+    if all(_installed(name) for name in ("onnxruntime", "onnxruntime-gpu")):
+        raise StartFailure(
+            Stage.LOAD,
+            Reason.LOAD_FAILED,
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then install "
+            "pilotage[runtime] or pilotage[runtime-gpu]",
+        )
+
+
+@functools.cache
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _without_zip_maps(file: ModelFile) -> onnx_zip_map.Stripped | None:
