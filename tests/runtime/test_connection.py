@@ -1,33 +1,41 @@
 """When an idle connection is closed, and when not."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
+from pilotage_runtime.services import connection
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import Sheet
 
 KEEP_ALIVE_SECONDS = 0.3
+LARGE = 32 * 2**20  # more than the kernel keeps for a caller
 REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
     await asyncio.sleep(float(scope["path"][1:]))
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
 @asynccontextmanager
-async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def listening() -> AsyncGenerator[tuple[int, ServerState]]:
     config = uvicorn.Config(app, log_config=None, access_log=False)
     config.load()
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
@@ -42,7 +50,13 @@ async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.Stre
         0,
     )
     async with server, asyncio.timeout(20):
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield server.sockets[0].getsockname()[1], state
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with listening() as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         yield reader, writer
         writer.close()
 
@@ -93,3 +107,32 @@ async def test_a_head_that_comes_late_and_slowly_is_waited_for() -> None:
         await asyncio.sleep(KEEP_ALIVE_SECONDS)
         writer.write(head[10:])
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_caller_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
+    async with listening() as (port, state):
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.sendall(REQUEST % b"large")
+            await until(lambda: state.total_requests == 1)
+            await until(lambda: not state.connections)
+
+
+async def test_a_caller_that_takes_its_answer_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.5)
+    loop = asyncio.get_running_loop()
+    async with listening() as (port, _):
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.sendall(REQUEST % b"large")
+            caller.setblocking(False)
+            taken = 0
+            while taken < LARGE:
+                await asyncio.sleep(0.05)
+                piece = await loop.sock_recv(caller, 2**20)
+                assert piece, "cut off"
+                taken += len(piece)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - of uvicorn's state nobody tells
+        await asyncio.sleep(0.01)

@@ -5,6 +5,7 @@ size of a small model these cost more than everything else. Whatever is no infer
 """
 
 import asyncio
+import sys
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +23,8 @@ MAX_HEADERS = 100
 HEAD_SECONDS = 30
 # A body may take long to come, but not stand still for longer than this.
 BODY_IDLE_SECONDS = 30
+# An answer may take long to be taken, but not stand still for longer than this.
+UNREAD_SECONDS = 30
 _ONE_WRITE = 64 * 1024  # larger bodies are not copied behind their head
 
 
@@ -46,6 +49,8 @@ class Connection(HttpToolsProtocol):
         self._body_since = 0.0
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
         self._held = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -61,10 +66,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._inference.sheet.connected(-1)
         self._end_head_timer()
-        for timer in (self._idle_timer, self._body_timer):
+        for timer in (self._idle_timer, self._body_timer, self._unread_timer):
             if timer is not None:
                 timer.cancel()
-        self._idle_timer = self._body_timer = None
+        self._idle_timer = self._body_timer = self._unread_timer = None
         pending: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
         for call in dict.fromkeys(pending):
@@ -200,8 +205,13 @@ class Connection(HttpToolsProtocol):
         else:
             self._next()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._unread_bytes = sys.maxsize  # some of it was taken
         if self._held:
             self._held = False
             self._next()
@@ -293,6 +303,20 @@ class Connection(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(remaining, self._close_if_idle)
         else:
             self.transport.close()
+            self._watch_unread()  # a close waits until all is sent
+
+    def _watch_unread(self) -> None:
+        """Look in a while whether the caller has taken any of what was written."""
+        if self._unread_timer is None and (unread := self.transport.get_write_buffer_size()):
+            self._unread_bytes = unread
+            self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._abort_if_unread)
+
+    def _abort_if_unread(self) -> None:
+        self._unread_timer = None
+        if self.transport.get_write_buffer_size() >= self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._watch_unread()
 
     def _end_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
@@ -27,7 +30,17 @@ class EventStream(StreamingResponse):
 
     def __init__(self, events: AsyncGenerator[bytes], outcome: "Outcome") -> None:
         super().__init__(events, media_type="text/event-stream")
-        self.outcome = outcome
+        self._events = events
+        self._outcome = outcome
+        self.ended: Callable[[int], None] = lambda _: None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; a caller that leaves closes them at once, and not when memory is next tidied."""
+        try:
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
+        finally:
+            self.ended(self._outcome.status)
 
 
 @dataclass(slots=True)
@@ -60,9 +73,7 @@ async def counted(
         status = response.status_code
         if isinstance(response, EventStream):
             streamed = True
-            response.body_iterator = _to_the_end(
-                engine.slot, exchange, response.body_iterator, response.outcome
-            )
+            response.ended = partial(_leave, engine.slot, exchange)
     except Refused as refused:
         status = refused.status
         response = JSONResponse({"error": refused.message}, status)
@@ -118,16 +129,6 @@ async def body(request: Request, limit: int) -> bytes:
 def json(body: Any) -> Response:
     """Answer with numbers as numpy holds them."""
     return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
-
-
-async def _to_the_end(
-    slot: Slot, exchange: Exchange, events: AsyncIterable[Any], outcome: Outcome
-) -> AsyncGenerator[Any]:
-    try:
-        async for event in events:
-            yield event
-    finally:
-        _leave(slot, exchange, outcome.status)
 
 
 def _leave(slot: Slot, exchange: Exchange, status: int) -> None:
