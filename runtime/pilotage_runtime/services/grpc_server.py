@@ -167,12 +167,7 @@ class GrpcServer:
         return answer
 
     async def _model_infer(self, request: Any, context: Context) -> Any:
-        exchange = Exchange("POST", "/inference.GRPCInferenceService/ModelInfer", _headers(context))
-        remaining: Any = context.time_remaining()  # None without a deadline, whatever the types say
-        if remaining is not None:
-            own = asyncio.get_running_loop().time() + remaining
-            exchange.deadline = own if exchange.deadline is None else min(own, exchange.deadline)
-        return await self._infer(request, exchange)
+        return await self._infer(request, _exchange("ModelInfer", context))
 
     async def _infer(self, request: Any, exchange: Exchange) -> Any:
         try:
@@ -236,9 +231,8 @@ class GrpcServer:
 
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
-        headers = _headers(context)
         async for request in requests:
-            exchange = Exchange("POST", "/inference.GRPCInferenceService/ModelStreamInfer", headers)
+            exchange = _exchange("ModelStreamInfer", context)
             try:
                 async for answer in self._answers(request, exchange):
                     yield self._answer("ModelStreamInfer", infer_response=answer)
@@ -319,6 +313,16 @@ class GrpcServer:
                 seconds,
                 model=(engine.name, engine.version) if engine is not None else None,
             )
+
+
+def _exchange(method: str, context: Context) -> Exchange:
+    """Read a call's head; a stream's deadline is that of each of its requests."""
+    exchange = Exchange("POST", f"/inference.GRPCInferenceService/{method}", _headers(context))
+    remaining: Any = context.time_remaining()  # None without a deadline, whatever the types say
+    if remaining is not None:
+        own = asyncio.get_running_loop().time() + remaining
+        exchange.deadline = own if exchange.deadline is None else min(own, exchange.deadline)
+    return exchange
 
 
 def _headers(context: Context) -> list[tuple[bytes, bytes]]:
