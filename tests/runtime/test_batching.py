@@ -58,6 +58,12 @@ async def test_rows_are_counted_and_not_requests() -> None:
     assert runs(made) == [[1, 2, 3, 6], [4, 5]]
 
 
+async def test_whoever_does_not_fit_keeps_its_place() -> None:
+    made = short(engine(max_batch_rows=4))
+    await infer_all(made, x(1, 2), x(3, 4, 5), x(6, 7, 8))
+    assert runs(made) == [[1, 2], [3, 4, 5], [6, 7, 8]]
+
+
 async def test_a_request_larger_than_a_batch_runs_alone() -> None:
     made = short(engine(max_batch_rows=4))
     assert await infer_all(made, x(*range(9)), x(1)) == [[value * 2 for value in range(9)], [2]]
