@@ -5,7 +5,6 @@ kept; its server is the file beside it, written as its own documentation would. 
 the other.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -23,9 +22,9 @@ from typing import NamedTuple
 
 from bench.runtime import ROOT, SERVER_CORE, free_port
 from bench.wrk import Ask
+from pilotage_dev import environment
 
 HERE = ROOT / "bench" / "peer_servers"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pilotage"
 START_SECONDS = 120
 _SAID_BYTES = 400
 _ROW = [5.1, 3.5, 1.4, 0.2]
@@ -83,7 +82,7 @@ def _runtime(setup: Setup, port: int, folder: Path) -> _Start:
     for name in setup.names:
         (folder / name / "1").mkdir(parents=True)
         shutil.copy(setup.file, folder / name / "1" / "model.onnx")
-    environment = {
+    settings = {
         "PILOTAGE_MODEL_DIR": str(folder),
         "PILOTAGE_HOST": "127.0.0.1",
         "PILOTAGE_HTTP_PORT": str(port),
@@ -92,7 +91,7 @@ def _runtime(setup: Setup, port: int, folder: Path) -> _Start:
         "PILOTAGE_DRAIN_SECONDS": "0",
         "PILOTAGE_WORKERS": str(setup.workers),
     }
-    return _Start([sys.executable, "-m", "pilotage_runtime", "serve"], environment)
+    return _Start([sys.executable, "-m", "pilotage_runtime", "serve"], settings)
 
 
 def _mlserver(setup: Setup, port: int, folder: Path) -> _Start:
@@ -225,18 +224,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _binaries(name: str) -> Path:
-    """Give the folder of a peer's programs, and make its environment where it is not there yet."""
-    pins = HERE / f"{name}.txt"
-    key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = CACHE / "peers" / f"{name}-{key}"
-    mark = folder / "complete"
-    if not mark.exists():
-        uv = CACHE / "uv" / "bin" / "uv"
-        python = folder / "bin" / "python"
-        print(f"{name}: making its environment", flush=True)
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
-        subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", python, "--requirement", pins], check=True
-        )
-        mark.touch()
-    return folder / "bin"
+    return environment.binaries(HERE / f"{name}.txt")

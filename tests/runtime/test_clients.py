@@ -1,43 +1,23 @@
 """The clients that people have, each in a process and an environment of its own, against one real server."""
 
-import hashlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilotage_dev import environment
 from tests.runtime.conftest import Server, Servers, free_port
 
 HERE = Path(__file__).parent / "clients"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pilotage"
 CLASSES = [[0, 2], [2, 3], "float32", 2.0]
 WRONG = "input 'X': shape [1, 3] came, [-1, 4] is expected (-1 is any size); a row is sepal length (cm)"
 
 
-def environment_of(name: str) -> Path:
-    """An environment with exactly the pinned packages, made once; a half-made one has no mark."""
-    pins = HERE / f"{name}.txt"
-    key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = CACHE / "clients" / f"{name}-{key}"
-    mark = folder / "complete"
-    if not mark.exists():
-        uv = CACHE / "uv" / "bin" / "uv"
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
-        python = folder / "bin" / "python"
-        subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", python, "--requirement", pins], check=True
-        )
-        mark.touch()
-    return folder / "bin" / "python"
-
-
 def run(name: str, script: str, *arguments: str) -> dict[str, Any]:
     result = subprocess.run(
-        [environment_of(name), HERE / script, *arguments],
+        [environment.binaries(HERE / f"{name}.txt") / "python", HERE / script, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
