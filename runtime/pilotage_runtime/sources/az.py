@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from adlfs import AzureBlobFileSystem
@@ -25,7 +24,7 @@ from azure.storage.blob.aio import BlobServiceClient
 from fsspec.asyn import sync
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure, disk_full
-from pilotage_runtime.sources import connect, credentials
+from pilotage_runtime.sources import bucket, connect, credentials
 from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import RemoteFile, VersionChangedError
 
@@ -42,13 +41,7 @@ class AzStore:
     """A container and a blob or prefix, of the account that the mounted Secret names."""
 
     def __init__(self, uri: str, credentials_dir: Path, allow_private: bool) -> None:
-        parts = urlsplit(uri)
-        self._container, self._key = parts.netloc, parts.path.strip("/")
-        if not _CONTAINER.match(self._container) or not self._key or parts.query or parts.fragment:
-            raise _failure(
-                Reason.INVALID_URI,
-                f"{uri!r} should be az://CONTAINER/NAME, a file or a folder of the container",
-            )
+        self._place = bucket.place(uri, "az", _CONTAINER, noun="container")
         self._given = credentials.read(credentials_dir, (_STRING, _ACCOUNT, _KEY, _SAS), _NEEDED)
         if _STRING not in self._given and not _ACCOUNT_NAME.match(self._given.get(_ACCOUNT, "")):
             raise credentials.missing(
@@ -60,27 +53,8 @@ class AzStore:
 
     def files(self) -> list[RemoteFile]:
         """List the blob, or every blob below the prefix."""
-        path = f"{self._container}/{self._key}"
         with self._explained():
-            try:
-                info = self._store.info(path)
-            except FileNotFoundError:
-                raise _failure(
-                    Reason.NOT_FOUND, f"the container {self._container} holds no {self._key}"
-                ) from None
-            if info["type"] == "file":
-                return [self._remote(self._key.rpartition("/")[2], info)]
-            found: dict[str, dict[str, Any]] = self._store.find(path, detail=True)
-        files = [
-            self._remote(name[len(path) + 1 :], found[name])
-            for name in sorted(found)
-            if found[name]["type"] == "file" and not name.endswith("/")
-        ]
-        if not files:
-            raise _failure(
-                Reason.NOT_FOUND, f"the container {self._container} holds nothing below {self._key}"
-            )
-        return files
+            return self._place.files(self._store, self._remote)
 
     def read(self, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
         """Ask for a range under the condition that the blob is the listed one."""
@@ -94,7 +68,7 @@ class AzStore:
         condition: dict[str, Any] = {}
         if file.version:
             condition = {"etag": file.version, "match_condition": MatchConditions.IfNotModified}
-        async with self._store.service_client.get_blob_client(self._container, file.key) as blob:
+        async with self._store.service_client.get_blob_client(self._place.bucket, file.key) as blob:
             length = None if end is None else end - start
             answer = await blob.download_blob(offset=start, length=length, max_concurrency=1, **condition)
             return await answer.readall()
@@ -139,6 +113,8 @@ class AzStore:
     def _explained(self) -> Generator[None]:
         try:
             yield
+        except StartFailure:
+            raise
         except Exception as error:  # adlfs lets through what azure-core, aiohttp and asyncio raise
             if own := connect.own_failure(error):
                 raise own from error
@@ -154,10 +130,10 @@ class AzStore:
         if isinstance(error, (ClientAuthenticationError, PermissionError)) or status in (401, 403, 409):
             if self._given.keys() == {_ACCOUNT} and _POD_IDENTITY not in os.environ:
                 return credentials.missing(
-                    f"the container {self._container} is not public: the Secret needs {_NEEDED}"
+                    f"the container {self._place.bucket} is not public: the Secret needs {_NEEDED}"
                 )
             return _failure(
-                Reason.ACCESS_DENIED, f"the store refuses these keys for {self._container}: {text}"
+                Reason.ACCESS_DENIED, f"the store refuses these keys for {self._place.bucket}: {text}"
             )
         if isinstance(error, (IncompleteReadError, aiohttp.ClientPayloadError)):
             return _failure(Reason.TRUNCATED, f"the store broke off in the middle: {text or name}")

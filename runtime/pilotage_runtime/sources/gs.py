@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 # Read when the driver is loaded: the rest of it speaks gRPC, which connects where nobody judges the address.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -21,7 +20,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure, disk_full
-from pilotage_runtime.sources import connect, credentials
+from pilotage_runtime.sources import bucket, connect, credentials
 from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import RemoteFile, VersionChangedError
 
@@ -38,12 +37,7 @@ class GsStore:
     """A bucket and an object or prefix; with the key file of the mounted Secret, or as whoever the pod is."""
 
     def __init__(self, uri: str, credentials_dir: Path, allow_private: bool) -> None:
-        parts = urlsplit(uri)
-        self._bucket, self._key = parts.netloc, parts.path.strip("/")
-        if not _BUCKET.match(self._bucket) or not self._key or parts.query or parts.fragment:
-            raise _failure(
-                Reason.INVALID_URI, f"{uri!r} should be gs://BUCKET/NAME, a file or a folder of the bucket"
-            )
+        self._place = bucket.place(uri, "gs", _BUCKET)
         given = credentials.read(credentials_dir, (_KEY_FILE, _EMULATOR), _KEY_FILE)
         if credentials_dir.is_dir() and not given:
             raise credentials.missing(
@@ -66,24 +60,8 @@ class GsStore:
 
     def files(self) -> list[RemoteFile]:
         """List the object, or every object below the prefix."""
-        path = f"{self._bucket}/{self._key}"
         with self._explained():
-            try:
-                info = self._store.info(path)
-            except FileNotFoundError:
-                raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds no {self._key}") from None
-            if info["type"] == "file":
-                return [self._remote(self._key.rpartition("/")[2], info)]
-            found: Any = self._store.find(path, detail=True)
-        # A "folder" made by a console is an empty object of that name.
-        files = [
-            self._remote(name[len(path) + 1 :], found[name])
-            for name in sorted(found)
-            if not name.endswith("/")
-        ]
-        if not files:
-            raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds nothing below {self._key}")
-        return files
+            return self._place.files(self._store, self._remote)
 
     def read(self, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
         """Ask for a range of the object's listed generation."""
@@ -113,7 +91,7 @@ class GsStore:
     def _explained(self) -> Generator[None]:
         try:
             yield
-        except VersionChangedError:
+        except (StartFailure, VersionChangedError):
             raise
         except Exception as error:  # gcsfs lets through what aiohttp, requests and google-auth raise
             if own := connect.own_failure(error):
@@ -128,10 +106,10 @@ class GsStore:
         if denied or text.startswith("Forbidden:"):
             if self._identity is None:
                 return credentials.missing(
-                    f"the bucket {self._bucket} is not public: name a Secret with {_KEY_FILE} in credentialsSecretRef"
+                    f"the bucket {self._place.bucket} is not public: name a Secret with {_KEY_FILE} in credentialsSecretRef"
                 )
             return _failure(
-                Reason.ACCESS_DENIED, f"the store refuses this account for {self._bucket}: {text}"
+                Reason.ACCESS_DENIED, f"the store refuses this account for {self._place.bucket}: {text}"
             )
         if isinstance(error, google.auth.exceptions.GoogleAuthError):
             return _failure(Reason.ACCESS_DENIED, f"Google gives no token for these credentials: {text}")

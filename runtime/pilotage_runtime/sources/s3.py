@@ -15,7 +15,7 @@ import s3fs
 from fsspec.asyn import sync
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure, disk_full
-from pilotage_runtime.sources import address, connect, credentials
+from pilotage_runtime.sources import address, bucket, connect, credentials
 from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import RemoteFile, VersionChangedError
 
@@ -32,12 +32,7 @@ class S3Store:
     """A bucket and a key or prefix, with the keys of the mounted Secret."""
 
     def __init__(self, uri: str, credentials_dir: Path, allow_private: bool) -> None:
-        parts = urlsplit(uri)
-        self._bucket, self._key = parts.netloc, parts.path.strip("/")
-        if not _BUCKET.match(self._bucket) or not self._key or parts.query or parts.fragment:
-            raise _failure(
-                Reason.INVALID_URI, f"{uri!r} should be s3://BUCKET/KEY, a file or a folder of the bucket"
-            )
+        self._place = bucket.place(uri, "s3", _BUCKET, last="KEY")
         self._credentials = credentials.read(credentials_dir, _NAMES, _NEEDED)
         lacking = [name for name in _KEYS if credentials_dir.is_dir() and name not in self._credentials]
         if lacking:
@@ -50,26 +45,12 @@ class S3Store:
 
     def files(self) -> list[RemoteFile]:
         """List the object, or every object below the prefix."""
-        path = f"{self._bucket}/{self._key}"
         with self._explained():
-            try:
-                info = self._store.info(path)
-            except FileNotFoundError:
-                raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds no {self._key}") from None
-            if info["type"] == "file":
-                return [_remote(self._key.rpartition("/")[2], info)]
-            found = self._store.find(path, detail=True)
-        # A "folder" made by a console is an empty object of that name.
-        files = [
-            _remote(name[len(path) + 1 :], found[name]) for name in sorted(found) if not name.endswith("/")
-        ]
-        if not files:
-            raise _failure(Reason.NOT_FOUND, f"the bucket {self._bucket} holds nothing below {self._key}")
-        return files
+            return self._place.files(self._store, _remote)
 
     def read(self, file: RemoteFile, start: int, end: int | None) -> Iterator[bytes]:
         """Ask for a range under the condition that the object is the listed one."""
-        wanted: dict[str, Any] = {"Bucket": self._bucket, "Key": file.key}
+        wanted: dict[str, Any] = {"Bucket": self._place.bucket, "Key": file.key}
         if file.size != 0:
             wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         if file.version:
@@ -87,7 +68,7 @@ class S3Store:
         wanted = {"IfMatch": file.version} if file.version else {}
         with self._explained():
             head = self._store.call_s3(
-                "head_object", Bucket=self._bucket, Key=file.key, ChecksumMode="ENABLED", **wanted
+                "head_object", Bucket=self._place.bucket, Key=file.key, ChecksumMode="ENABLED", **wanted
             )
         for field, algorithm in _CHECKSUMS:
             if head.get(field) and head.get("ChecksumType") != "COMPOSITE" and "-" not in head[field]:
@@ -138,6 +119,8 @@ class S3Store:
     def _explained(self) -> Generator[None]:
         try:
             yield
+        except StartFailure:
+            raise
         except Exception as error:  # s3fs lets through what botocore, aiohttp and asyncio raise
             if own := connect.own_failure(error):
                 raise own from error
@@ -152,14 +135,16 @@ class S3Store:
         if isinstance(error, PermissionError):
             if not self._credentials:
                 return credentials.missing(
-                    f"the bucket {self._bucket} is not public: name a Secret with {_NEEDED} in credentialsSecretRef"
+                    f"the bucket {self._place.bucket} is not public: name a Secret with {_NEEDED} in credentialsSecretRef"
                 )
-            return _failure(Reason.ACCESS_DENIED, f"the store refuses these keys for {self._bucket}: {text}")
+            return _failure(
+                Reason.ACCESS_DENIED, f"the store refuses these keys for {self._place.bucket}: {text}"
+            )
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return credentials.missing(f"the Secret needs {_NEEDED}")
         if isinstance(error, FileNotFoundError):
             return _failure(
-                Reason.NOT_FOUND, f"the bucket {self._bucket} lost a file while it was read: {text}"
+                Reason.NOT_FOUND, f"the bucket {self._place.bucket} lost a file while it was read: {text}"
             )
         timeouts = (
             TimeoutError,
