@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ async def test_rows_are_counted_and_not_requests() -> None:
     assert await infer_all(made, x(1, 2), x(3), x(4, 5), x(6)) == [[2, 4], [6], [8, 10], [12]]
     # The last fits beside the first two, and waits for none behind it.
     assert runs(made) == [[1, 2, 3, 6], [4, 5]]
+
+
+async def test_an_answer_that_held_up_its_own_deadline_is_too_late() -> None:
+    def slow(inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        time.sleep(0.02)
+        return double(inputs, outputs)
+
+    made = short(engine(slow))  # predicted to be short, so it runs in the loop's own thread
+    deadline = asyncio.get_running_loop().time() + 0.01
+    (answer,) = await infer_all(made, x(1), deadline=deadline)
+    assert isinstance(answer, TooLateError)
 
 
 async def test_whoever_does_not_fit_keeps_its_place() -> None:
