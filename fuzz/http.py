@@ -73,7 +73,7 @@ class _World:
         repository.put(Version(Location("m", "1", Path()), 1, State.READY, engine=self.engine))
         self.unknown = repository.unknown
         self.lifecycle = Lifecycle()
-        log = AccessLog(descriptor=-1)
+        log = AccessLog(scripted.NOWHERE)
         self.handler = InferHandler(
             repository, log, max_body_bytes=_MAX_BODY_BYTES, max_buffered_bytes=10 * _MAX_BODY_BYTES
         )

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import select
 import sys
 import time
 import traceback
@@ -11,6 +12,10 @@ from typing import Any
 
 import orjson
 
+# So much a pipe takes without waiting, once it takes anything, and without another worker's line in between.
+_ONE_WRITE = select.PIPE_BUF
+# Of a path and an error; escaped as badly as can be, a line still fits in one write.
+_LONGEST = 256
 _FLUSH_LINES = 200
 FLUSH_SECONDS = 0.2
 # Access lines are formatted by hand: a logging call costs more than a small model's inference.
@@ -59,11 +64,15 @@ class AccessLog:
     """One line a request, buffered for at most FLUSH_SECONDS (the server flushes on that beat).
 
     Under load, lines are sampled: in each second the first `lines_per_second` are written, of the rest one in
-    SAMPLED, which says so. Successes and failures are counted apart, so that neither hides the other.
+    SAMPLED, which says so. Successes and failures are counted apart, so that neither hides the other. Where nobody
+    reads the log, lines are lost, and their number is told later: no request waits for a log.
     """
 
     def __init__(self, descriptor: int = 1, lines_per_second: int = 1000) -> None:
         self._descriptor = descriptor
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
+        self._lost = 0
         self._lines_per_second = lines_per_second
         self._answered: list[_Answered] = []
         self._second = 0
@@ -100,18 +109,30 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered, whole lines in one go where the pipe takes them."""
+        """Write what has gathered, as many whole lines at once as fit."""
         if not self._answered:
             return
         # Formatted here, many in a row, a line costs a fraction of what it costs between the steps of a request.
         answered, self._answered = self._answered, []
-        data = memoryview("".join(map(self._line, answered)).encode())
+        data = "".join(map(self._line, answered)).encode()
+        if self._lost and self._writable.poll(0):
+            data = self._told_lost() + data
+        begin = 0
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            while begin < len(data) and self._writable.poll(0):
+                end = data.rindex(b"\n", begin, begin + _ONE_WRITE) + 1
+                os.write(self._descriptor, data[begin:end])
+                begin = end
         except OSError:
-            # Nobody reads the log any more; serving goes on.
+            # Nobody will read it any more; serving goes on.
             return
+        self._lost += data.count(b"\n", begin)
+
+    def _told_lost(self) -> bytes:
+        line = {"time": datetime.now(UTC), "level": "warning", "logger": "access",
+                "message": "lines of the access log were lost: nobody read it", "lines": self._lost}  # fmt: skip
+        self._lost = 0
+        return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
     def _line(self, answered: _Answered) -> str:
         at, request_id, method, path, status, seconds, error, stands_for, traceparent = answered
@@ -132,4 +153,5 @@ class AccessLog:
 
 
 def _quoted(text: str) -> str:
-    return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()
+    cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return orjson.dumps(cut.encode("utf-8", "replace").decode()).decode()

@@ -1,6 +1,7 @@
 """A model that does what a test says, behind the real connection, in this process."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import CODES, Sheet
+
+NOWHERE = os.open(os.devnull, os.O_WRONLY)  # for logs that no test looks at
 
 Run = Callable[[Mapping[str, Any], Sequence[str]], list[Any]]
 
@@ -160,7 +163,7 @@ async def serving(
     version = Version(Location("m", "1", Path()), 1, State.READY, engine=model)
     repository.put(version)
     lifecycle = Lifecycle()
-    log = AccessLog(descriptor=-1)
+    log = AccessLog(NOWHERE)
     handler = InferHandler(
         repository, log, max_body_bytes=max_body_bytes, max_buffered_bytes=max_buffered_bytes
     )

@@ -18,6 +18,7 @@ from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import Sheet
+from tests.runtime.scripted import NOWHERE
 
 KEEP_ALIVE_SECONDS = 0.3
 LARGE = 32 * 2**20  # more than the kernel keeps for a caller
@@ -41,7 +42,7 @@ async def listening() -> AsyncGenerator[tuple[int, ServerState]]:
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
     state = ServerState()
     inference = InferHandler(
-        Repository(Sheet()), AccessLog(descriptor=-1), max_body_bytes=1000, max_buffered_bytes=1000
+        Repository(Sheet()), AccessLog(NOWHERE), max_body_bytes=1000, max_buffered_bytes=1000
     )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(

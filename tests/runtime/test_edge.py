@@ -8,6 +8,7 @@ import orjson
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.services.edge import Edge
 from pilotage_runtime.services.lifecycle import Lifecycle
+from tests.runtime.scripted import NOWHERE
 
 
 async def call(app: Any, *, draining: bool = False, **headers: str) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ async def call(app: Any, *, draining: bool = False, **headers: str) -> list[dict
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
     lifecycle = Lifecycle(draining=draining)
-    await Edge(app, lifecycle, AccessLog(descriptor=-1))(scope, receive, send)
+    await Edge(app, lifecycle, AccessLog(NOWHERE))(scope, receive, send)
     return sent
 
 

@@ -21,7 +21,7 @@ from pilotage_runtime.protocol import messages, v2, v2_grpc
 from pilotage_runtime.services.grpc_server import GrpcServer
 from pilotage_runtime.tensors import DATATYPES
 from tests.runtime.conftest import Server, Servers, free_port
-from tests.runtime.scripted import World, double, serving
+from tests.runtime.scripted import NOWHERE, World, double, serving
 
 METHODS = messages.load()
 TYPED = [name for name in DATATYPES if name not in ("FP16", "BF16")]
@@ -56,7 +56,7 @@ async def connected(run: Any = double, **limits: Any) -> AsyncGenerator[tuple[Cl
         server = GrpcServer(
             world.repository,
             world.lifecycle,
-            AccessLog(descriptor=-1),
+            AccessLog(NOWHERE),
             None,
             host="127.0.0.1",
             port=port,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import time
 
 import pytest
@@ -46,3 +47,32 @@ def test_beyond_them_one_line_stands_for_many_and_failures_are_counted_apart(
     now[0] += 1
     log.write("next", "POST", "/p", 200, 0.001)
     assert "sampled" not in written(log, pipe[0])[0]
+
+
+def test_no_request_waits_for_a_log_that_nobody_reads_and_what_was_lost_is_told(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    log = AccessLog(writer, lines_per_second=10**6)
+    lines = 3000
+    for number in range(lines):
+        log.write(f"r{number}", "POST", "/p", 200, 0.001)
+    log.flush()
+    kept = [json.loads(line) for line in os.read(reader, 10**7).splitlines()]
+    assert [line["request_id"] for line in kept] == [f"r{number}" for number in range(len(kept))]
+    assert 0 < len(kept) < lines
+    log.write("after", "POST", "/p", 200, 0.001)
+    told, after = written(log, reader)
+    assert (told["lines"], after["request_id"]) == (lines - len(kept), "after")
+
+
+def test_the_worst_line_fits_in_one_write(pipe: tuple[int, int]) -> None:
+    log = AccessLog(pipe[1], lines_per_second=1)
+    traced = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+    for _ in range(1 + SAMPLED):
+        log.write("i" * 128, "OPTIONS", "\x01" * 4000, 400, 1e6, error="\x02" * 4000, traceparent=traced)
+    log.flush()
+    lines = os.read(pipe[0], 10**7).splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) < select.PIPE_BUF
+    assert json.loads(lines[1])["sampled"] == SAMPLED
