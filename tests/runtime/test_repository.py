@@ -1,10 +1,13 @@
 """Many models, many versions: found in a folder, served by path, loaded and unloaded while others serve."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import threading
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pilotage_runtime import budget, catalog
+from pilotage_runtime import budget, catalog, loading
 from pilotage_runtime.errors import Refused
+from tests.runtime import scripted
 from tests.runtime.conftest import Server, Servers, eventually
 from tests.runtime.test_http import request
 from tests.runtime.test_workers import worker_pids
@@ -370,3 +374,18 @@ def test_a_hard_limit_ends_a_load_and_not_the_machine(tmp_path: Path, serve: Ser
     server = serve.start(tmp_path / "m", address_space_bytes=600 * 2**20)
     assert server.wait_exit() == 1
     assert '"LoadFailed"' in server.log()
+
+
+async def test_a_model_that_is_let_go_answers_whom_it_owes() -> None:
+    def slow(inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        time.sleep(0.05)
+        return scripted.double(inputs, outputs)
+
+    made = scripted.engine(slow)
+    made.unbatched = "each runs alone, so that all but one wait"
+    inputs = {"x": np.ones(1, np.float32)}
+    owed = [asyncio.create_task(made.infer(inputs)) for _ in range(4)]
+    await asyncio.sleep(0)
+    await loading._close_when_idle([made])
+    assert all(task.done() for task in owed)
+    assert [values[0].tolist() for _, values in await asyncio.gather(*owed)] == [[2.0]] * 4
