@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
-from pilotage_operator.api.schema import ApiModel, Integer, Keys, ListMap, Matches, Quantity
+from pilotage_operator.api.schema import ApiModel, Integer, Keys, ListMap, ListSet, Matches, Quantity
 
 _LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -44,6 +44,25 @@ NodeLabels = Annotated[
     Keys(_LABEL_KEY, "each key must be the key of a label: an optional PREFIX/ and a name"),
 ]
 
+SinkUrl = Annotated[
+    str,
+    MaxLen(1024),
+    # Stricter than the runtime: a password here could be read by whoever may read the ModelDeployment.
+    Matches(
+        r'https?://[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[!-"$-~]*)?',
+        "must be http://HOST/PATH or https://HOST/PATH, in ASCII, without user, password, fragment or spaces",
+    ),
+]
+TensorName = Annotated[
+    str,
+    MaxLen(256),
+    # The runtime takes the names as one text, parted by commas, without the spaces around them.
+    Matches(
+        r"[^\x00-\x20\x7f,]([^\x00-\x1f\x7f,]*[^\x00-\x20\x7f,])?",
+        "must be a name without commas and control characters, and not begin or end with a space",
+    ),
+]
+
 
 class Resources(ApiModel):
     """What the container that serves the model asks of its node."""
@@ -66,6 +85,19 @@ class Batching(ApiModel):
     max_queue_delay_milliseconds: Annotated[Integer, Ge(0), Le(1000)] | None = None
     """How long a request may wait for company. Absent: not at all; what comes while the model is busy runs
     together all the same."""
+
+
+class PayloadLog(ApiModel):
+    """Requests and their responses, kept to be labelled later: batches of CloudEvents, posted by each pod."""
+
+    url: SinkUrl
+    """Where the batches are posted: a broker or a collector that the model's pods can reach."""
+    sample_percent: Annotated[float, Ge(0), Le(100)] | None = None
+    """Share of requests, in percent, that are logged; a hash of the request id chooses them, so that whoever
+    samples in the same way has the same ones. Absent: 100."""
+    redact: Annotated[list[TensorName], MaxLen(256), ListSet()] | None = None
+    """Inputs, outputs, features and parameters whose values are replaced by null before they leave the pod.
+    Absent: none."""
 
 
 class EnvVar(ApiModel):
@@ -113,6 +145,8 @@ class RuntimeSpec(ApiModel):
     Other formats have a precision of their own and refuse this. Absent: Float32, the model as it is."""
     batching: Batching | None = None
     """How requests share runs of the model."""
+    payload_log: PayloadLog | None = None
+    """Log requests and responses, with the values in them. Absent: they are not logged."""
     env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None
     """Environment variables of the container that serves the model."""
     node_selector: NodeLabels | None = None

@@ -51,6 +51,11 @@ def fullest() -> dict[str, Any]:
                 "device": "GPU",
                 "precision": "Float16",
                 "batching": {"maxBatchSize": 32, "maxQueueDelayMilliseconds": 2},
+                "payloadLog": {
+                    "url": "https://broker.example.com/payloads?team=shop",
+                    "samplePercent": 0.5,
+                    "redact": ["income", "date of birth"],
+                },
                 "env": [{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": "MODE", "value": ""}],
                 "nodeSelector": {"kubernetes.io/arch": "amd64", "pool": ""},
                 "tolerations": [
@@ -119,6 +124,8 @@ _URI = (
     " fragment or spaces"
 )
 _PEM = "must be a public key in PEM: -----BEGIN PUBLIC KEY-----, lines of base64, -----END PUBLIC KEY-----"
+_SINK = "must be http://HOST/PATH or https://HOST/PATH, in ASCII, without user, password, fragment or spaces"
+_TENSOR = "must be a name without commas and control characters, and not begin or end with a space"
 _LABEL_VALUE = "must be the value of a label: at most 63 letters, digits, '-', '_', '.'"
 _LABEL_KEYS = "each key must be the key of a label: an optional PREFIX/ and a name"
 _QUANTITY = "must be a quantity of 0 or more, such as 250m, 2, 512Mi or 4Gi"
@@ -228,6 +235,25 @@ RULE_EXAMPLES = (
         [{"name": "MY_PILOTAGE_X", "value": ""}],
         [{"name": "PILOTAGE_WORKERS", "value": "9"}],
         "names that begin with PILOTAGE_ belong to the operator: use another name",
+    ),
+    RuleExample("spec.runtime.payloadLog", {"url": "http://broker"}, {"url": "ftp://broker/a"}, _SINK),
+    RuleExample(
+        "spec.runtime.payloadLog",
+        {"url": "http://broker.shop:8080/a?b=$(c)"},
+        {"url": "https://me:secret@broker/a"},
+        _SINK,
+    ),
+    RuleExample(
+        "spec.runtime.payloadLog",
+        {"url": "http://b", "redact": ["date of birth", "größe", "a"]},
+        {"url": "http://b", "redact": ["age,income"]},
+        _TENSOR,
+    ),
+    RuleExample(
+        "spec.runtime.payloadLog",
+        {"url": "http://b", "redact": []},
+        {"url": "http://b", "redact": ["age "]},
+        _TENSOR,
     ),
     RuleExample("spec.runtime.nodeSelector", {"example.com/a.b": "c"}, {"/a": "c"}, _LABEL_KEYS),
     RuleExample("spec.runtime.nodeSelector", {"a": ""}, {"a": "b c"}, _LABEL_VALUE),

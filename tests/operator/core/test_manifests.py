@@ -19,6 +19,7 @@ from pilotage_operator.core.install import Install
 from pilotage_operator.core.plan import Apply, plan
 from pilotage_operator.core.pods import Pod
 from pilotage_operator.core.snapshot import Snapshot
+from pilotage_runtime.settings import ServeSettings
 from tests.operator.api.examples import fullest, smallest
 from tests.operator.core.world import START
 
@@ -218,6 +219,45 @@ def test_a_default_never_contradicts_what_was_asked_for(given: dict, resources: 
     found = pod_spec(obj)["containers"][0]["resources"]
     for part, amounts in resources.items():
         assert amounts.items() <= found[part].items()
+
+
+def serving_environment(runtime: dict[str, Any]) -> dict[str, str]:
+    """The variables of the container that serves, as Kubernetes sets them."""
+    obj = smallest()
+    obj["spec"]["runtime"] = runtime
+    validate(obj)
+    variables = pod_spec(obj)["containers"][0]["env"]
+    assert all("$(" not in variable["value"].replace("$$", "") for variable in variables)
+    return {variable["name"]: variable["value"].replace("$$", "$") for variable in variables}
+
+
+def payload_log(**spec: Any) -> ServeSettings:
+    """What the runtime makes of the variables that a payload log is rendered to."""
+    told = serving_environment({"payloadLog": {"url": "http://broker.shop/payloads", **spec}})
+    names = {f"PILOTAGE_{name.upper()}": name for name in ServeSettings.model_fields if "payload" in name}
+    return ServeSettings.model_validate({names[n]: told[n] for n in names if n in told})
+
+
+def test_payloads_are_logged_only_where_it_is_asked_for() -> None:
+    assert "PAYLOAD" not in str(serving_environment({}))
+    read = payload_log()
+    assert (read.payload_log_url, read.payload_log_sample, read.payload_log_redact) == (
+        "http://broker.shop/payloads",
+        1,
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("percent", "share"), [(100, 1), (12.5, 0.125), (0.07, 0.0007), (1e-7, 1e-9), (0, 0)]
+)
+def test_the_runtime_gets_the_share_that_the_percentage_says(percent: float, share: float) -> None:
+    assert payload_log(samplePercent=percent).payload_log_sample == share
+
+
+def test_the_names_to_redact_reach_the_runtime_as_they_are_written() -> None:
+    names = ["age", "date of birth", "$(HOME)", "a$$b"]
+    assert payload_log(redact=names).payload_log_redact.split(",") == names
 
 
 @pytest.mark.parametrize("obj", [smallest(), fullest()], ids=["smallest", "fullest"])

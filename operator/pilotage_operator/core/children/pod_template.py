@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -190,7 +191,21 @@ def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
         "PILOTAGE_THREADS": str(threads),
         "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
     }
-    return _environment(wanted)
+    return _environment({**wanted, **_payload_log(deployment)})
+
+
+def _payload_log(deployment: ModelDeployment) -> dict[str, str | None]:
+    runtime = deployment.spec.runtime
+    log = runtime.payload_log if runtime else None
+    if log is None:
+        return {}
+    percent = log.sample_percent
+    return {
+        "PILOTAGE_PAYLOAD_LOG_URL": log.url,
+        # In decimals: 0.07 % as a share is 0.0007, and no binary fraction near it.
+        "PILOTAGE_PAYLOAD_LOG_SAMPLE": None if percent is None else f"{Decimal(str(percent)) / 100:f}",
+        "PILOTAGE_PAYLOAD_LOG_REDACT": ",".join(log.redact) if log.redact else None,
+    }
 
 
 def _threads(deployment: ModelDeployment, workers: int) -> int:
@@ -201,7 +216,12 @@ def _threads(deployment: ModelDeployment, workers: int) -> int:
 
 
 def _environment(wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in wanted.items() if value is not None]
+    # Kubernetes reads $(NAME) in a value as another variable's, and $$ as $.
+    return [
+        {"name": name, "value": value.replace("$", "$$")}
+        for name, value in wanted.items()
+        if value is not None
+    ]
 
 
 def _user_env(deployment: ModelDeployment) -> list[dict[str, Any]]:
