@@ -145,6 +145,10 @@ class RuntimeSpec(ApiModel):
     Other formats have a precision of their own and refuse this. Absent: Float32, the model as it is."""
     batching: Batching | None = None
     """How requests share runs of the model."""
+    grpc: bool | None = None
+    """Serve the Open Inference Protocol over gRPC too: on port 9000 of the Services, and under the hosts at the
+    gateways' own ports, split by the same weights. Callers can use it once the revision that serves it is the
+    stable one. Absent: false."""
     payload_log: PayloadLog | None = None
     """Log requests and responses, with the values in them. Absent: they are not logged."""
     env: Annotated[list[EnvVar], MaxLen(64), ListMap("name")] | None = None

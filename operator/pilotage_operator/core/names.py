@@ -23,8 +23,13 @@ HEADER_PINNED = "x-pilotage-pinned"
 INFERENCE_CONTAINER = "inference"
 FETCH_CONTAINER = "fetch"
 HTTP_PORT = 8080
+GRPC_PORT = 9000
 METRICS_PORT = 9090
 SERVICE_PORT = 80
+GRPC_SERVICE_PORT = 9000
+
+GRPC_PATH = "/inference.GRPCInferenceService/"
+"""Every call of the protocol over gRPC is a request below this path, and no request of REST is."""
 
 ObjectKey = tuple[str, str]
 """(kind, name) of an object in the ModelDeployment's namespace."""

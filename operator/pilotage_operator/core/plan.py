@@ -90,7 +90,7 @@ def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Itera
         if role is not None:
             yield from _workload(snapshot, move, stored[role], canary=role == canary)
     if stable:
-        yield workload.stable_service(name, stable)
+        yield workload.stable_service(name, stored[stable])
     if snapshot.features.prometheus_rules:
         interval = snapshot.install.scrape_interval_seconds
         labels = snapshot.install.monitoring_labels
@@ -104,13 +104,16 @@ def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Itera
                     role, name, namespace, routing=spec.routing, canary=role == canary
                 )
         weight = status.canary.weight if status.canary else 0
+        weights = {stable: 100 - weight, **({canary: weight} if canary else {})}
+        serving = {role for role in weights if stored[role].serves_grpc}
         yield routes.virtual_service(
             name,
             namespace,
             routing=spec.routing,
             hosts=exposure.hosts,
             gateways=exposure.gateways,
-            weights={stable: 100 - weight, **({canary: weight} if canary else {})},
+            weights=weights,
+            grpc_weights=routes.grpc_weights(weights, stable, serving),
         )
 
 
@@ -171,7 +174,7 @@ _RETIRED_IN_ORDER = (
 
 
 def _retirements(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, dict[str, Any]]) -> Iterator[Delete]:
-    routed = set(snapshot.applied_weights)
+    routed = snapshot.routed
     unwanted = [key for key in snapshot.children if key not in wanted and key[0] in _RETIRED_IN_ORDER]
     for kind, name in sorted(unwanted, key=lambda key: (_RETIRED_IN_ORDER.index(key[0]), key[1])):
         if name not in routed:

@@ -37,6 +37,12 @@ class Revision:
         return self.template["spec"]["containers"][0]["image"]
 
     @property
+    def serves_grpc(self) -> bool:
+        """Whether its pods have a port for gRPC; the template says so, whatever the spec says by now."""
+        ports = self.template["spec"]["containers"][0].get("ports", [])
+        return any(port["name"] == "grpc" for port in ports)
+
+    @property
     def given_digest(self) -> str | None:
         """The digest that the user wrote, if any."""
         return self.inputs.get("model", {}).get("digest")

@@ -85,5 +85,11 @@ class Snapshot:
         live = self.children.get(("VirtualService", self.deployment.name))
         return routes.weights_in(live, self.deployment.namespace) if live else {}
 
+    @property
+    def routed(self) -> set[str]:
+        """The revisions that the live VirtualService leads to."""
+        live = self.children.get(("VirtualService", self.deployment.name))
+        return routes.revisions_in(live, self.deployment.namespace) if live else set()
+
     def _workload(self, revision: str | None) -> Mapping[str, Any]:
         return self.children.get(("Deployment", revision or ""), {})

@@ -51,6 +51,7 @@ def fullest() -> dict[str, Any]:
                 "device": "GPU",
                 "precision": "Float16",
                 "batching": {"maxBatchSize": 32, "maxQueueDelayMilliseconds": 2},
+                "grpc": True,
                 "payloadLog": {
                     "url": "https://broker.example.com/payloads?team=shop",
                     "samplePercent": 0.5,

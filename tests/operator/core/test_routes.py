@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from pilotage_operator.api.routing import RoutingSpec
 from pilotage_operator.core import names
-from pilotage_operator.core.children.routes import destination_rule, virtual_service, weights_in
+from pilotage_operator.core.children.routes import (
+    destination_rule,
+    revisions_in,
+    virtual_service,
+    weights_in,
+)
 
 BREAKER = {"circuitBreaker": {"maxConnections": 10, "consecutive5xxErrors": 7}}
 
@@ -19,9 +24,21 @@ def routing(**spec: Any) -> RoutingSpec:
     return RoutingSpec.model_validate(spec)
 
 
-def routes(weights: dict[str, int], *, gateways: tuple[str, ...] = (), **spec: Any) -> dict[str, Any]:
+def routes(
+    weights: dict[str, int],
+    *,
+    grpc: dict[str, int] | None = None,
+    gateways: tuple[str, ...] = (),
+    **spec: Any,
+) -> dict[str, Any]:
     return virtual_service(
-        "fraud", "shop", routing=routing(**spec), hosts=["fraud.example"], gateways=gateways, weights=weights
+        "fraud",
+        "shop",
+        routing=routing(**spec),
+        hosts=["fraud.example"],
+        gateways=gateways,
+        weights=weights,
+        grpc_weights=grpc or {},
     )
 
 
@@ -31,9 +48,12 @@ def rule_of(revision: str, *, canary: bool, **spec: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("header", [{}, {"versionHeader": "x-model-version"}])
-def test_every_rule_repeats_only_what_never_reached_a_model(header: dict[str, str]) -> None:
+@pytest.mark.parametrize("grpc", [{}, {"old": 90, "new": 10}])
+def test_every_rule_repeats_only_what_never_reached_a_model(
+    header: dict[str, str], grpc: dict[str, int]
+) -> None:
     """Istio's own default repeats inferences, and so hides a canary's errors."""
-    rules = routes({"old": 90, "new": 10}, timeoutSeconds=20, **header)["spec"]["http"]
+    rules = routes({"old": 90, "new": 10}, grpc=grpc, timeoutSeconds=20, **header)["spec"]["http"]
     for rule in rules:
         assert rule["retries"] == {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
         assert rule["timeout"] == "20s"
@@ -115,3 +135,35 @@ def test_a_lone_destination_without_a_weight_has_all_traffic() -> None:
 @pytest.mark.parametrize("live", [{}, {"spec": {}}, {"spec": {"http": [{"name": "theirs"}]}}])
 def test_routes_without_our_split_have_no_weights(live: dict[str, Any]) -> None:
     assert weights_in(live, "shop") == {}
+
+
+def test_calls_over_grpc_are_told_by_their_path_and_split_by_weight_to_the_ports_that_serve_them() -> None:
+    weights = {"old": 90, "new": 10}
+    grpc, rest = routes(weights, grpc=weights)["spec"]["http"]
+    assert grpc["match"] == [{"uri": {"prefix": "/inference.GRPCInferenceService/"}}]
+    assert "match" not in rest
+    for rule, port in ((grpc, 9000), (rest, 80)):
+        assert [(r["destination"]["host"], r["destination"]["port"], r["weight"]) for r in rule["route"]] == [
+            ("old.shop.svc.cluster.local", {"number": port}, 90),
+            ("new.shop.svc.cluster.local", {"number": port}, 10),
+        ]
+
+
+def test_calls_over_grpc_can_be_pinned_and_only_the_routes_may_say_so() -> None:
+    weights = {"old": 90, "new": 10}
+    old, new, split, *rest = routes(weights, grpc=weights, versionHeader="x-v")["spec"]["http"]
+    for rule, revision in ((old, "old"), (new, "new")):
+        (match,) = rule["match"]
+        assert match["uri"]["prefix"] == "/inference.GRPCInferenceService/"
+        assert match["headers"] == {"x-v": {"exact": revision}}
+        (route,) = rule["route"]
+        assert route["destination"]["host"].startswith(revision)
+        assert rule["headers"]["request"] == {"set": {"x-pilotage-pinned": "true"}}
+    assert split["headers"]["request"] == {"remove": ["x-pilotage-pinned"]}
+    assert len({rule["name"] for rule in (old, new, split, *rest)}) == 6
+
+
+def test_the_weights_of_grpc_are_not_taken_for_those_of_the_split() -> None:
+    live = routes({"old": 0, "new": 100}, grpc={"old": 100})
+    assert weights_in(live, "shop") == {"new": 100}
+    assert revisions_in(live, "shop") == {"old", "new"}

@@ -116,10 +116,7 @@ def pod_template(deployment: ModelDeployment, revision: str, install: Install) -
         **common,
         "args": ["serve"],
         "env": [*_user_env(deployment), *serving_settings],
-        "ports": [
-            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
-            {"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"},
-        ],
+        "ports": _ports(deployment),
         "resources": _resources(deployment),
         "volumeMounts": serving_mounts,
         "startupProbe": _probe("/v2/health/ready", period=1, failures=600),
@@ -190,6 +187,7 @@ def _serving_settings(deployment: ModelDeployment) -> list[dict[str, Any]]:
         "PILOTAGE_WORKERS": str(workers),
         "PILOTAGE_THREADS": str(threads),
         "PILOTAGE_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "PILOTAGE_GRPC_PORT": str(names.GRPC_PORT) if _grpc(deployment) else None,
     }
     return _environment({**wanted, **_payload_log(deployment)})
 
@@ -206,6 +204,18 @@ def _payload_log(deployment: ModelDeployment) -> dict[str, str | None]:
         "PILOTAGE_PAYLOAD_LOG_SAMPLE": None if percent is None else f"{Decimal(str(percent)) / 100:f}",
         "PILOTAGE_PAYLOAD_LOG_REDACT": ",".join(log.redact) if log.redact else None,
     }
+
+
+def _grpc(deployment: ModelDeployment) -> bool:
+    runtime = deployment.spec.runtime
+    return bool(runtime and runtime.grpc)
+
+
+def _ports(deployment: ModelDeployment) -> list[dict[str, Any]]:
+    ports = {"http": names.HTTP_PORT, "metrics": names.METRICS_PORT}
+    if _grpc(deployment):
+        ports["grpc"] = names.GRPC_PORT
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
 
 
 def _threads(deployment: ModelDeployment, workers: int) -> int:

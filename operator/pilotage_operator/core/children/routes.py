@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pilotage_operator.api.routing import RoutingSpec
@@ -22,26 +22,16 @@ def virtual_service(
     hosts: Sequence[str],
     gateways: Sequence[str],
     weights: Mapping[str, int],
+    grpc_weights: Mapping[str, int],
 ) -> dict[str, Any]:
-    """`weights` maps revision to percent, adding up to 100; a revision of weight 0 has no route at all."""
-    live = {revision: weight for revision, weight in weights.items() if weight > 0}
-    rules: list[dict[str, Any]] = []
-    common = {"timeout": f"{routing.timeout_seconds}s", "retries": _RETRIES}
-    if routing.version_header:
-        rules += [
-            {
-                "name": f"pinned-{revision}",
-                "match": [{"headers": {routing.version_header: {"exact": revision}}}],
-                "route": [_destination(revision, namespace)],
-                "headers": {"request": {"set": {names.HEADER_PINNED: "true"}}},
-                **common,
-            }
-            for revision in live
-        ]
-    split = [{**_destination(revision, namespace), "weight": weight} for revision, weight in live.items()]
-    # Nobody else may say so: a caller could hide what its requests show.
-    unpinned = {"request": {"remove": [names.HEADER_PINNED]}}
-    rules.append({"name": "split", "route": split, "headers": unpinned, **common})
+    """`weights` map revision to percent, adding up to 100; a revision of weight 0 has no route at all.
+
+    Those of gRPC are empty where it is not served: nothing is routed then that would meet a closed port.
+    """
+    # By path, which is the same in the mesh and at the gateways, whose ports are their own.
+    calls = {"uri": {"prefix": names.GRPC_PATH}}
+    rules = _split("grpc-", namespace, routing, grpc_weights, names.GRPC_SERVICE_PORT, match=calls)
+    rules += _split("", namespace, routing, weights, names.SERVICE_PORT, match={})
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
@@ -55,6 +45,52 @@ def virtual_service(
             "http": rules,
         },
     }
+
+
+def _split(
+    prefix: str,
+    namespace: str,
+    routing: RoutingSpec,
+    weights: Mapping[str, int],
+    port: int,
+    *,
+    match: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The rules for one protocol: pinned requests first, then the split; none where nothing serves it."""
+    if not weights:
+        return []
+    live = {revision: weight for revision, weight in weights.items() if weight > 0}
+    rules: list[dict[str, Any]] = []
+    common = {"timeout": f"{routing.timeout_seconds}s", "retries": _RETRIES}
+    if routing.version_header:
+        rules += [
+            {
+                "name": f"{prefix}pinned-{revision}",
+                "match": [{**match, "headers": {routing.version_header: {"exact": revision}}}],
+                "route": [_destination(revision, namespace, port)],
+                "headers": {"request": {"set": {names.HEADER_PINNED: "true"}}},
+                **common,
+            }
+            for revision in live
+        ]
+    split = [
+        {**_destination(revision, namespace, port), "weight": weight} for revision, weight in live.items()
+    ]
+    # Nobody else may say so: a caller could hide what its requests show.
+    unpinned = {"request": {"remove": [names.HEADER_PINNED]}}
+    matched = {"match": [dict(match)]} if match else {}
+    return [*rules, {"name": f"{prefix}split", **matched, "route": split, "headers": unpinned, **common}]
+
+
+def grpc_weights(weights: Mapping[str, int], stable: str, serving: Collection[str]) -> dict[str, int]:
+    """The weights among the revisions that serve gRPC: none until the stable one does.
+
+    A canary that begins to serve it must not get all calls at once; one that serves it no more gets none,
+    and the stable revision answers them to the end of the bake.
+    """
+    if stable not in serving:
+        return {}
+    return dict(weights) if set(weights) <= set(serving) else {stable: 100}
 
 
 def destination_rule(
@@ -95,10 +131,17 @@ def weights_in(virtual_service: Mapping[str, Any], namespace: str) -> dict[str, 
     return {}
 
 
-def _destination(revision: str, namespace: str) -> dict[str, Any]:
+def revisions_in(virtual_service: Mapping[str, Any], namespace: str) -> set[str]:
+    """Read every revision that a live VirtualService leads to, by any of its rules."""
+    suffix = names.service_host("", namespace)
     return {
-        "destination": {
-            "host": names.service_host(revision, namespace),
-            "port": {"number": names.SERVICE_PORT},
-        }
+        route["destination"]["host"].removesuffix(suffix)
+        for rule in virtual_service.get("spec", {}).get("http", [])
+        for route in rule.get("route", [])
+    }
+
+
+def _destination(revision: str, namespace: str, port: int) -> dict[str, Any]:
+    return {
+        "destination": {"host": names.service_host(revision, namespace), "port": {"number": port}},
     }

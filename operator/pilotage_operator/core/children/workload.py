@@ -37,11 +37,11 @@ def service(revision: Revision, owner: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(revision, owner),
-        "spec": _service_spec(owner, revision.name),
+        "spec": _service_spec(owner, revision),
     }
 
 
-def stable_service(owner: str, stable: str) -> dict[str, Any]:
+def stable_service(owner: str, stable: Revision) -> dict[str, Any]:
     """The address of the ModelDeployment inside the cluster; it moves once, at the end of the bake."""
     return {
         "apiVersion": "v1",
@@ -75,10 +75,17 @@ def _metadata(revision: Revision, owner: str) -> dict[str, Any]:
     return {"name": revision.name, "labels": names.labels(owner, revision.name)}
 
 
-def _service_spec(owner: str, revision: str) -> dict[str, Any]:
-    return {
-        "selector": names.labels(owner, revision),
-        "ports": [
-            {"name": "http", "port": names.SERVICE_PORT, "targetPort": "http", "protocol": "TCP"},
-        ],
-    }
+def _service_spec(owner: str, revision: Revision) -> dict[str, Any]:
+    ports = [{"name": "http", "port": names.SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}]
+    if revision.serves_grpc:
+        # Istio speaks HTTP/2 to a port only if it is told to.
+        ports.append(
+            {
+                "name": "grpc",
+                "port": names.GRPC_SERVICE_PORT,
+                "targetPort": "grpc",
+                "protocol": "TCP",
+                "appProtocol": "grpc",
+            }
+        )
+    return {"selector": names.labels(owner, revision.name), "ports": ports}
