@@ -57,6 +57,11 @@ class ControlPlane:
         return self._stack.api_url
 
     @property
+    def node_pair(self) -> tuple[Path, Path]:
+        """Certificate and key by which the API server knows a kubelet on this machine."""
+        return self._stack.pki / "kubelet-server.crt", self._stack.pki / "kubelet-server.key"
+
+    @property
     def kubectl(self) -> Path:
         """The kubectl of the same version."""
         return gobuild.binary("kubectl")

@@ -84,12 +84,19 @@ def test_the_operator_reads_pods_tells_events_and_writes_children_and_status(hel
     assert may.pop("modeldeployments") == {"get", "list", "watch"}
     assert may.pop("modeldeployments/status") == {"patch"}
     assert may.pop("pods") == {"list", "watch"}
+    assert may.pop("pods/log") == {"get"}
     assert may.pop("events") == {"create"}
     assert may.pop("customresourcedefinitions") == {"list", "watch"}
     assert set(may) == set(WRITTEN)
     for resource, verbs in may.items():
         assert {"create", "patch", "list", "watch"} <= verbs, resource
         assert "update" not in verbs, resource
+
+
+def test_an_install_may_withhold_the_logs_of_pods(helm: Helm) -> None:
+    role = the(helm.render("rbac.podLogs=false"), "ClusterRole", "pilotage-system-pilotage")
+    assert not [resource for resource in _rules(role) if resource.startswith("pods/")]
+    assert _rules(role)["pods"] == {"list", "watch"}
 
 
 def test_in_named_namespaces_it_has_roles_there_and_none_in_the_cluster(helm: Helm) -> None:

@@ -127,6 +127,7 @@ def test_the_operators_account_may_what_it_needs_and_no_more(bare: ApiServer, re
         assert _may(bare, "patch", "pilotage.dev", "modeldeployments", subresource="status")
         assert _may(bare, "create", "networking.istio.io", "virtualservices")
         assert _may(bare, "list", "", "pods")
+        assert _may(bare, "get", "", "pods", subresource="log")
         lease = {"namespace": "pilotage-system", "name": "pilotage-operator"}
         assert _may(bare, "update", "coordination.k8s.io", "leases", **lease)
         assert not _may(bare, "update", "coordination.k8s.io", "leases", "pilotage-system", name="other")
@@ -134,7 +135,7 @@ def test_the_operators_account_may_what_it_needs_and_no_more(bare: ApiServer, re
         assert not _may(bare, "delete", "pilotage.dev", "modeldeployments")
         assert not any(_may(bare, verb, "", "secrets") for verb in ("get", "list", "watch"))
         assert not _may(bare, "create", "", "pods", subresource="exec")
-        assert not _may(bare, "get", "", "pods", subresource="log")
+        assert not _may(bare, "create", "", "pods", subresource="portforward")
     finally:
         release.uninstall()
 

@@ -12,10 +12,12 @@ import orjson
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
-from pilotage_operator.adapters.resources import CHILDREN, EVENT, MODEL_DEPLOYMENT, Resource
+from pilotage_operator.adapters.resources import CHILDREN, EVENT, MODEL_DEPLOYMENT, POD, Resource
 from pilotage_operator.core import names
 
 _TIMEOUT_SECONDS = 10.0
+_LOG_TIMEOUT_SECONDS = 2.0
+"""A log comes from the pod's node, which may be away: no decision waits for it."""
 _USER_AGENT = "pilotage-operator"
 _APPLY = "application/apply-patch+yaml"
 
@@ -69,6 +71,15 @@ class Cluster:
         # Items of a list carry neither their kind nor their version.
         told = {"apiVersion": resource.api_version, "kind": resource.kind}
         return [] if found is None else [{**told, **item} for item in found["items"]]
+
+    async def end_of_log(
+        self, namespace: str, pod: str, container: str, *, lines: int, most_bytes: int
+    ) -> bytes:
+        """Read the last lines that a container wrote; nothing where the pod is gone."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(most_bytes)}
+        path = f"{POD.path(namespace, pod)}/log"
+        found = await self._sent("GET", path, query, seconds=_LOG_TIMEOUT_SECONDS)
+        return b"" if found is None else found[:most_bytes]
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server knows this kind."""
@@ -134,13 +145,25 @@ class Cluster:
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any] | None:
+        content = await self._sent(method, path, query, body, content_type)
+        return None if content is None else orjson.loads(content)
+
+    async def _sent(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+        *,
+        seconds: float = _TIMEOUT_SECONDS,
+    ) -> bytes | None:
+        """Send a request; what was answered, or None where nothing is there."""
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": _USER_AGENT}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
-            response = await self._api.call_api(
-                method, url, headers, body=body, _request_timeout=_TIMEOUT_SECONDS
-            )
+            response = await self._api.call_api(method, url, headers, body=body, _request_timeout=seconds)
             content: bytes = await response.read()
         except (aiohttp.ClientError, TimeoutError, ApiException) as error:
             raise ClusterError(0, f"{method} {path}: {error!r}") from error
@@ -148,7 +171,7 @@ class Cluster:
             return None
         if response.status >= 400:
             raise ClusterError(response.status, f"{method} {path}: {_reason(content)}")
-        return orjson.loads(content)
+        return content
 
 
 def _reason(content: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pilotage_operator.adapters.fetch_log import FetchLog
 from pilotage_operator.adapters.kubernetes import Cluster
 from pilotage_operator.adapters.prometheus import Prometheus
 from pilotage_operator.adapters.resources import (
@@ -70,6 +71,7 @@ class Observer:
         self._cluster = cluster
         self._prometheus = prometheus
         self._install = install
+        self._fetch_log = FetchLog(cluster)
         self._known: _Known | None = None
 
     async def observe(
@@ -86,6 +88,7 @@ class Observer:
         """
         manifest = await self._cluster.get(MODEL_DEPLOYMENT, namespace, name)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            self._fetch_log.forget(namespace, name)
             return None
         deployment = _parsed(manifest)
         features = await self._features()
@@ -101,6 +104,11 @@ class Observer:
         strangers = {
             key for key in suspects if await self.occupied(namespace, key, name) is Occupied.STRANGER
         }
+        canary = deployment.status.canary
+        # One with traffic has been fetched before; those who wait for it look every second.
+        awaited = canary.revision if canary and not canary.weight else None
+        read = [pod for pod in map(pod_from, pods) if pod is not None]
+        completed = await self._fetch_log.complete(namespace, name, awaited, read)
         return Snapshot(
             now=datetime.now(UTC),
             deployment=deployment,
@@ -110,7 +118,7 @@ class Observer:
             children=children,
             strangers=frozenset(strangers)
             | {key for key, item in found.items() if key not in children and not _leftover(item, name)},
-            pods=tuple(pod for pod in map(pod_from, pods) if pod is not None),
+            pods=completed,
             signals=signals,
             host_owners=owners,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -13,7 +12,7 @@ from pilotage_operator.api.status import CanaryStatus, Rejected, RolloutStatus, 
 from pilotage_operator.core import clock, revisions, sizing
 from pilotage_operator.core.children.pod_template import pod_template
 from pilotage_operator.core.objectives import objectives
-from pilotage_operator.core.pods import Failure, worst_failure
+from pilotage_operator.core.pods import Failure, Pod, first_fetch, worst_failure
 from pilotage_operator.core.revisions import Revision
 from pilotage_operator.core.signals import Counts, Signals
 from pilotage_operator.core.snapshot import Snapshot
@@ -164,10 +163,9 @@ class Facts:
         return None
 
     @property
-    def fetching_since(self) -> datetime | None:
-        """When the canary's longest-running fetch began."""
-        pods = self.snapshot.pods_of(self.canary.revision)
-        return min((pod.fetching_since for pod in pods if pod.fetching_since), default=None)
+    def first_fetch(self) -> Pod | None:
+        """The canary's pod that has been fetching for longest, while none has fetched the model."""
+        return first_fetch(self.snapshot.pods_of(self.canary.revision))
 
     # What the routes and the metrics say.
 

@@ -150,7 +150,7 @@ def first_waits(facts: Facts) -> Move:
     if failure:
         waits = keep(facts, "Pending", failure.reason, f"Waiting: {failure}", again=EVENT_SECONDS)
         return _deadline(waits, facts, runs=False)
-    message = f"Waiting for pods of {facts.canary.revision}."
+    message = f"Waiting for pods of {facts.canary.revision}.{_fetching(facts, 'The first has')}"
     waits = keep(facts, "Pending", "PodsStarting", message, again=EVENT_SECONDS)
     return _deadline(waits, facts, runs=True)
 
@@ -278,15 +278,24 @@ def wait_for_pods(facts: Facts) -> Move:
     again = POLL_SECONDS if facts.canary.weight else EVENT_SECONDS
     if facts.digest is None:
         message = f"Waiting for the first pod of {facts.canary.revision} to fetch the model."
-        if facts.fetching_since:
-            message += f" It has been fetching since {clock.stamp(facts.fetching_since)}."
+        message += _fetching(facts, "It has")
         waits = keep(facts, "Progressing", "DigestPending", message, again=again)
         return _deadline(waits, facts, runs=True)
     message = f"{facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."
     if facts.refused:
         return keep(facts, "Holding", facts.refused.reason, f"{message} {facts.refused}", again=again)
+    message += _fetching(facts, "The first has")
     waits = keep(facts, "Progressing", "PodsStarting", message, again=again)
     return _deadline(waits, facts, runs=True)
+
+
+def _fetching(facts: Facts, who_has: str) -> str:
+    """Since when the first pod has been fetching, and how far it is."""
+    pod = facts.first_fetch
+    if pod is None or pod.fetching_since is None:
+        return ""
+    far = f": {pod.fetched}" if pod.fetched else ""
+    return f" {who_has} been fetching since {clock.stamp(pod.fetching_since)}{far}."
 
 
 def route_step(facts: Facts) -> Move:

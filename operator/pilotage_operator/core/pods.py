@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pilotage_operator.core import clock, names
+from pilotage_operator.core.fetching import Fetched
 
 Fault = Literal["Model", "Infrastructure"]
 
@@ -56,7 +57,9 @@ class Pod:
     refused: bool = False
     """Its content differs from the revision's pinned digest: never ready, and no reason for a rollback."""
     fetching_since: datetime | None = None
-    """When the fetch that runs now began. How far it is, no pod's status can tell."""
+    """When the fetch that runs now began."""
+    fetched: Fetched | None = None
+    """How far it is, by its log: only of the fetch that everybody waits for, and only where the log says so."""
 
 
 def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
@@ -99,6 +102,15 @@ def worst_failure(pods: Iterable[Pod]) -> Failure | None:
     """The failure to act on: the model's own before the infrastructure's; refused pods do not count."""
     failures = [pod.failure for pod in pods if pod.failure and not pod.refused and not pod.ready]
     return min(failures, key=lambda failure: (failure.fault != "Model", failure.reason), default=None)
+
+
+def first_fetch(pods: Iterable[Pod]) -> Pod | None:
+    """The pod of a revision whose fetch runs for longest, while none has fetched the model."""
+    found = list(pods)
+    if any(pod.digest for pod in found):
+        return None
+    began = [(pod.fetching_since, pod.name, pod) for pod in found if pod.fetching_since]
+    return min(began, key=lambda each: each[:2])[2] if began else None
 
 
 def _container(statuses: list[dict[str, Any]] | None, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from pilotage_operator.core import clock
+from pilotage_operator.core.fetching import Fetched
 from pilotage_operator.core.install import Features
 from pilotage_operator.core.pods import Failure
 from tests.operator.core.test_rollout import ROLLOUT, serving
@@ -49,6 +50,47 @@ def test_the_status_says_since_when_a_model_is_fetched(world: World) -> None:
     began = clock.stamp(START + timedelta(seconds=max(world.born.values())))
     assert told["message"].endswith(f"to fetch the model. It has been fetching since {began}.")
     assert world.writes == writes, "the same words are written once"
+
+
+GIB = 2**30
+
+
+def test_the_status_says_how_far_a_download_is_and_is_written_only_when_the_words_change(
+    world: World,
+) -> None:
+    behaviour = world.behaviours["v2"] = Behaviour(fetches=90)
+    world.serve("v2")
+    world.run(5)
+    for done, words in ((GIB, "1.0 of 4.0 GiB"), (3 * GIB, "3.0 of 4.0 GiB")):
+        behaviour.fetched = Fetched(done, 4 * GIB)
+        writes = world.writes
+        world.run(30)
+        assert world.condition("Reconciling")["message"].endswith(f"Z: {words}.")
+        assert world.writes == writes + 1
+    events = list(world.events)
+    world.run(60)
+    assert "fetching" not in world.condition("Reconciling")["message"]
+    assert "DigestPending" not in events, "progress is no Event"
+
+
+@pytest.mark.parametrize("digest", [None, "sha256:" + "a" * 64])
+def test_a_first_revision_says_how_far_its_download_is(digest: str | None) -> None:
+    model = {"uri": STORE + "v1", **({"digest": digest} if digest else {})}
+    world = World({"model": model})
+    world.behaviours["v1"] = Behaviour(ready_after=60, fetches=60, fetched=Fetched(GIB))
+    world.run(10)
+    message = world.condition("Reconciling")["message"]
+    assert "The first has been fetching since" in message
+    assert message.endswith(": 1.0 GiB so far.")
+
+
+def test_a_revision_whose_digest_is_given_says_so_too(world: World) -> None:
+    world.behaviours["v2"] = Behaviour(ready_after=60, fetches=60, fetched=Fetched(GIB, 2 * GIB))
+    world.edit(model={"uri": STORE + "v2", "digest": "sha256:" + "a" * 64})
+    world.run(10)
+    message = world.condition("Reconciling")["message"]
+    assert message.startswith("0 of ")
+    assert message.endswith(": 1.0 of 2.0 GiB.")
 
 
 def test_an_outage_stops_the_deadline_of_a_first_revision() -> None:

@@ -11,6 +11,7 @@ from pilotage_operator.api.modeldeployment import parse
 from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import clock, names, revisions
 from pilotage_operator.core.children import routes
+from pilotage_operator.core.fetching import Fetched
 from pilotage_operator.core.install import Features, Install
 from pilotage_operator.core.objectives import objectives
 from pilotage_operator.core.plan import Apply, plan
@@ -36,6 +37,8 @@ class Behaviour:
     failure: Failure | None = None
     fetches: int = 0
     """Seconds after its first that a pod has fetched the model."""
+    fetched: Fetched | None = None
+    """What the log says until then."""
 
 
 @dataclass
@@ -218,6 +221,7 @@ class World:
                     ready=self._ready(revision) and not fails,
                     digest=DIGEST if fetched else None,
                     fetching_since=None if fetched else START + timedelta(seconds=born),
+                    fetched=None if fetched else self._behaviour(revision).fetched,
                     failure=failure if fails else self._behaviour(revision).failure,
                     refused=fails and failure is not None and failure.reason == "ModelContentChanged",
                 )
