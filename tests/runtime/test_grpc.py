@@ -14,6 +14,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from pilotage_runtime import telemetry
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.log import AccessLog
@@ -237,6 +238,38 @@ async def test_a_cancelled_call_leaves_the_queue(gate: threading.Event) -> None:
             gate.set()
             await first
         assert (len(world.model.runs), world.count(499), world.count(200)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("call_seconds", "timeout_us", "expected"), [(60, None, 60), (60, 30_000_000, 30), (20, 30_000_000, 20)]
+)
+async def test_the_smallest_of_the_deadlines_counts(
+    call_seconds: float, timeout_us: int | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines = list[float]()
+    async with connected() as (client, world):
+        infer = world.engine.infer
+
+        async def noting(*args: Any, deadline: float, **more: Any) -> Any:
+            deadlines.append(deadline - asyncio.get_running_loop().time())
+            return await infer(*args, deadline=deadline, **more)
+
+        monkeypatch.setattr(world.engine, "infer", noting)
+        message = request(1)
+        if timeout_us is not None:
+            message.parameters["timeout"].int64_param = timeout_us
+        await client.ModelInfer(message, timeout=call_seconds)
+    assert deadlines == [pytest.approx(expected, abs=5)]
+
+
+async def test_a_call_that_was_pinned_to_a_revision_is_no_evidence_of_it() -> None:
+    async with connected() as (client, world):
+        values = world.engine.slot.values
+        await client.ModelInfer(request(1), metadata=(("x-pilotage-pinned", "true"),))
+        assert (world.count(200), world.in_flight) == (0, 0)
+        assert (values[telemetry._PINNED], values[telemetry._ROWS]) == (1, 0)
+        await client.ModelInfer(request(1))
+        assert (world.count(200), values[telemetry._PINNED], values[telemetry._ROWS]) == (1, 1, 1)
 
 
 async def test_while_draining_it_is_not_ready_and_answers() -> None:
