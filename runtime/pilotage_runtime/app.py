@@ -24,6 +24,7 @@ from pilotage_runtime.services.server import Beside, DrainingServer
 from pilotage_runtime.services.tracing import from_environment
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Slot
+from pilotage_runtime.trial import Trials
 from pilotage_runtime.warmup import warm_up
 
 # Of a worker's share of memory, what the bodies of unanswered requests may take.
@@ -32,7 +33,7 @@ _BUFFERED_SHARE = 0.25
 logger = logging.getLogger(__name__)
 
 
-def load(location: Location, settings: ServeSettings, slot: Slot) -> Engine:
+def load(location: Location, settings: ServeSettings, slot: Slot, trials: Trials | None = None) -> Engine:
     """Load, warm up and infer once; raise StartFailure otherwise."""
     started = time.perf_counter()
     threads = settings.threads or cpu.threads(settings.workers)
@@ -53,6 +54,7 @@ def load(location: Location, settings: ServeSettings, slot: Slot) -> Engine:
             digest=settings.model_digest,
             trusted_types=tuple(settings.trusted_types),
         ),
+        trials,
     )
     limits = Limits(
         threads=threads,

@@ -16,6 +16,7 @@ from pilotage_runtime.engine import Engine
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.repository import Repository, State, Version
 from pilotage_runtime.settings import ServeSettings
+from pilotage_runtime.trial import Trials
 
 _IDLE_CHECK_SECONDS = 0.02
 
@@ -25,9 +26,10 @@ logger = logging.getLogger(__name__)
 class Loading:
     """What this process does when the one that decides says so."""
 
-    def __init__(self, settings: ServeSettings, repository: Repository) -> None:
+    def __init__(self, settings: ServeSettings, repository: Repository, trials: Trials | None = None) -> None:
         self._settings = settings
         self._repository = repository
+        self._trials = trials or Trials()
         self._prepared: dict[int, Version] = {}
         self._retiring = set[asyncio.Task[None]]()
 
@@ -129,7 +131,7 @@ class Loading:
         started = time.perf_counter()
         seen = stamp(location.root)
         try:
-            engine = app.load(location, self._settings, self._repository.slot(number))
+            engine = app.load(location, self._settings, self._repository.slot(number), self._trials)
         except StartFailure as failure:
             return failure
         except Exception as error:

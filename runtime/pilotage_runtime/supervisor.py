@@ -66,6 +66,7 @@ class Supervisor:
         self._members: dict[int, Channel] = {}
         self._conductor = Conductor(settings, self._roster, lambda: list(self._members.values()))
         self._places = [_Place(index, os.memfd_create(f"sheet-{index}")) for index in range(settings.workers)]
+        self._trials = os.memfd_create("trials")
         self._sheets = [Sheet(place.sheet_descriptor) for place in self._places]
         self._listener = listen(settings.host, settings.http_port)
 
@@ -114,7 +115,7 @@ class Supervisor:
 
     async def _run_worker(self, place: _Place, *, first: bool) -> int:
         ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor)
+        descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor, self._trials)
         process = place.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -28,6 +28,7 @@ from pilotage_runtime.services.listener import listen
 from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Exposition, Sheet
+from pilotage_runtime.trial import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,16 @@ def serve_alone(settings: ServeSettings) -> int:
 
 
 def serve_as_worker(
-    settings: ServeSettings, listener: socket.socket, control: socket.socket, sheet: Sheet
+    settings: ServeSettings,
+    listener: socket.socket,
+    control: socket.socket,
+    sheet: Sheet,
+    trials: Trials,
 ) -> int:
     """Load what the supervisor names, tell it, wait for its word, serve."""
     _limit_address_space(settings)
     repository = Repository(sheet)
-    loading = Loading(settings, repository)
+    loading = Loading(settings, repository, trials)
     try:
         loading.load_all(
             {
@@ -131,13 +136,17 @@ def _limit_address_space(settings: ServeSettings) -> None:
 
 
 def main() -> int:
-    """Run one worker as the supervisor spawns it: descriptors of listener, control socket and slot."""
+    """Run one worker as the supervisor spawns it: descriptors of listener, control socket, slot and trials."""
     log.configure()
     # Until the server takes it: no exception out of what happens to run, which may be the model.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    listener, control, sheet = (int(argument) for argument in sys.argv[1:4])
+    listener, control, sheet, trials = (int(argument) for argument in sys.argv[1:5])
     return serve_as_worker(
-        ServeSettings(), socket.socket(fileno=listener), socket.socket(fileno=control), Sheet(sheet)
+        ServeSettings(),
+        socket.socket(fileno=listener),
+        socket.socket(fileno=control),
+        Sheet(sheet),
+        Trials(trials),
     )
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
 from pilotage_runtime.loaders.base import LoadOptions, Model
+from pilotage_runtime.trial import Trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class _Loader:
     from_bytes: bool = True
     gpu: bool = False
     half: bool = False
+    tried: bool = False
+    """A damaged file may crash the library, and cannot be vetted: it is tried in a process of its own first."""
 
 
 _LOADERS: dict[str, _Loader] = {
@@ -27,7 +31,7 @@ _LOADERS: dict[str, _Loader] = {
     "Skops": _Loader("skops", "SkopsModel", "sklearn"),
     "XGBoost": _Loader("xgboost", "XGBoostModel", "xgboost", gpu=True),
     "LightGBM": _Loader("lightgbm", "LightGBMModel", "lightgbm"),
-    "CatBoost": _Loader("catboost", "CatBoostModel", "catboost"),
+    "CatBoost": _Loader("catboost", "CatBoostModel", "catboost", tried=True),
     "TensorFlow": _Loader("tensorflow", "TensorFlowModel", "tensorflow", from_bytes=False, gpu=True),
     "Pickle": _Loader("pickled", "PickledModel", "sklearn"),
     "Joblib": _Loader("pickled", "PickledModel", "sklearn"),
@@ -37,7 +41,7 @@ LOADS_FROM_BYTES = frozenset(name for name, loader in _LOADERS.items() if loader
 """Formats of one file that need not lie on a disk: these can be kept encrypted."""
 
 
-def load(file: ModelFile, options: LoadOptions) -> Model:
+def load(file: ModelFile, options: LoadOptions, trials: Trials | None = None) -> Model:
     """Load a model by its format; raise StartFailure, which names the extra where a library is missing."""
     loader = _LOADERS[file.format]
     if file.content is not None and not loader.from_bytes:
@@ -53,15 +57,30 @@ def load(file: ModelFile, options: LoadOptions) -> Model:
         raise _unable(
             f"precision {options.precision} was asked for, but {file.format} has one of its own: leave it out"
         )
+    if loader.tried:
+        # While the other process starts, this one imports the same library.
+        file = (trials or Trials()).passed(file, loader.module, lambda: library(file.format))
+    return build(file, options)
+
+
+def library(form: str) -> ModuleType:
+    """Import what a format takes."""
+    loader = _LOADERS[form]
     try:
-        module = import_module(f"pilotage_runtime.loaders.{loader.module}")
+        return import_module(f"pilotage_runtime.loaders.{loader.module}")
     except ImportError as error:
         raise _unable(
-            f"{file.format} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'"
+            f"{form} needs a library that is missing ({error}): pip install 'pilotage[{loader.extra}]'"
         ) from error
-    build: Callable[[ModelFile, LoadOptions], Model] = getattr(module, loader.name)
+
+
+def build(file: ModelFile, options: LoadOptions) -> Model:
+    """Load in this process, whatever the file may do to it."""
+    make: Callable[[ModelFile, LoadOptions], Model] = getattr(
+        library(file.format), _LOADERS[file.format].name
+    )
     try:
-        return build(file, options)
+        return make(file, options)
     except StartFailure:
         raise
     except Exception as error:  # a library's own way to fail, of which a loader knows nothing

@@ -10,7 +10,7 @@ import xgboost as xgb
 from pilotage_runtime.contract import Contract
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
-from pilotage_runtime.loaders import tabular
+from pilotage_runtime.loaders import tabular, xgboost_document
 from pilotage_runtime.loaders.base import LoadOptions, Tensors
 
 _PROBABILITIES = frozenset({"binary:logistic", "multi:softprob"})
@@ -29,9 +29,11 @@ class XGBoostModel:
                 "device cuda was asked for, but this xgboost is built for the CPU: use an image with the package "
                 "xgboost in place of xgboost-cpu, or device cpu",
             )
+        content = tabular.contents(file)
         try:
+            xgboost_document.vet(content)
             self._booster = xgb.Booster()
-            self._booster.load_model(bytearray(tabular.contents(file)))
+            self._booster.load_model(bytearray(content))
             self._booster.set_param({"nthread": options.threads, "device": options.device})
             # The model's own, not the parameters of its training.
             learner = json.loads(self._booster.save_config())["learner"]
