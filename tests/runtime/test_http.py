@@ -191,6 +191,27 @@ def test_health_and_metadata(iris: Server) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("below", ["", "/versions/1"])
+def test_openapi_describes_every_way_to_infer_with_an_example_that_works(iris: Server, below: str) -> None:
+    paths = iris.client.get("/openapi.json").json()["paths"]
+    for end, kind in (
+        ("infer", "application/json"),
+        ("generate", "application/json"),
+        ("generate_stream", "text/event-stream"),
+    ):
+        path = f"/v2/models/iris{below}/{end}"
+        operation = paths[path]["post"]
+        answer = iris.client.post(
+            path, json=operation["requestBody"]["content"]["application/json"]["example"]
+        )
+        assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind), path
+        assert kind in operation["responses"]["200"]["content"]
+    named = [
+        one["post"]["operationId"] for one in paths.values() if "post" in one and "operationId" in one["post"]
+    ]
+    assert len(named) == len(set(named))
+
+
 def test_openapi_describes_inference_from_the_contract_with_an_example_that_works(iris: Server) -> None:
     assert iris.client.get("/docs").status_code == 200
     operation = iris.client.get("/openapi.json").json()["paths"]["/v2/models/iris/infer"]["post"]

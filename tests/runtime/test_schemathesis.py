@@ -15,7 +15,7 @@ CHECKS = (
     "response_headers_conformance",
     "response_schema_conformance",
 )
-SECONDS = 40
+SECONDS = 50
 
 
 def test_every_answer_is_one_that_the_document_states(models: Path, serve: Servers, tmp_path: Path) -> None:
@@ -49,3 +49,10 @@ def test_every_answer_is_one_that_the_document_states(models: Path, serve: Serve
     assert server.metric("inference_requests_total", code="400") > 0
     assert server.metric("inference_requests_total", code="500") == 0
     assert "Traceback" not in server.log()
+    asked = {
+        path
+        for path in server.client.get("/openapi.json").json()["paths"]
+        if path.startswith("/v2/models/iris")
+    }
+    for end in ("infer", "generate", "generate_stream"):
+        assert {f"/v2/models/iris/{end}", f"/v2/models/iris/versions/1/{end}"} <= asked

@@ -15,7 +15,7 @@ from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted, generate, predict
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-from pilotage_runtime.services.openapi import infer_operation, with_errors
+from pilotage_runtime.services.openapi import operations, with_errors
 from pilotage_runtime.services.page import add_page
 from pilotage_runtime.services.payload_log import PayloadLog
 
@@ -75,12 +75,7 @@ def build(
     def openapi() -> dict[str, Any]:
         schema = deepcopy(generated())  # FastAPI keeps the one that it made
         with_errors(schema["paths"])
-        schema["paths"] |= predict.operations(repository)
-        for model in repository.names():
-            version = repository.default(model)
-            if version is not None and version.engine is not None:
-                path = f"/v2/models/{model}/infer"
-                schema["paths"][path] = infer_operation(model, version.engine.contract)
+        schema["paths"] |= predict.operations(repository) | operations(repository)
         return schema
 
     app.openapi = openapi

@@ -4,6 +4,7 @@ from math import prod
 from typing import Any
 
 from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.repository import Repository
 
 _ERRORS = {
     400: "the request does not fit; the sentence says what came and what is expected",
@@ -22,13 +23,36 @@ _ERRORS = {
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string"}
 
 
-def infer_operation(model: str, contract: Contract) -> dict[str, Any]:
-    """Describe POST /v2/models/M/infer with this model's tensors and an example that works."""
+def operations(repository: Repository) -> dict[str, Any]:
+    """Describe inference with every model and every version that is ready."""
+    found: dict[str, Any] = {}
+    for model in repository.names():
+        default = repository.default(model)
+        if default is not None and default.engine is not None:
+            found |= _of_model(model, f"/v2/models/{model}", default.engine.contract)
+        for version in repository.versions(model):
+            if version.engine is not None:
+                named = version.location.version
+                path = f"/v2/models/{model}/versions/{named}"
+                found |= _of_model(f"{model}, version {named}", path, version.engine.contract)
+    return found
+
+
+def _of_model(name: str, path: str, contract: Contract) -> dict[str, Any]:
+    return {
+        f"{path}/infer": _infer(name, contract),
+        f"{path}/generate": _generate(name, contract, stream=False),
+        f"{path}/generate_stream": _generate(name, contract, stream=True),
+    }
+
+
+def _infer(name: str, contract: Contract) -> dict[str, Any]:
+    """Describe infer with this model's tensors and an example that works."""
     return {
         "post": {
             "tags": ["inference"],
-            "summary": f"Infer with {model}",
-            "operationId": f"infer_{model}",
+            "summary": f"Infer with {name}",
+            "operationId": _identifier("infer", name),
             "requestBody": {
                 "required": True,
                 "content": {
@@ -48,6 +72,43 @@ def infer_operation(model: str, contract: Contract) -> dict[str, Any]:
             },
         }
     }
+
+
+def _generate(name: str, contract: Contract, *, stream: bool) -> dict[str, Any]:
+    """Describe generate: the same inputs by name, as flat JSON."""
+    whole = {"application/json": {"schema": _named_outputs(contract)}}
+    # Of one event; its data is such an object as JSON, or the error that ends the stream.
+    data = {"type": "string", "contentMediaType": "application/json"}
+    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+    events = {"text/event-stream": {"schema": event}}
+    end = "generate_stream" if stream else "generate"
+    return {
+        "post": {
+            "tags": ["inference"],
+            "summary": f"Generate with {name}, {'piece by piece' if stream else 'answered whole'}",
+            "operationId": _identifier(end, name),
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": _named_inputs(contract),
+                        "example": {
+                            entry["name"]: entry["data"]
+                            for entry in (_example_tensor(spec) for spec in contract.inputs)
+                        },
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": "the model's answer", "content": events if stream else whole},
+                **errors(400, 404, 413, 415, 429, 500, 503, 504),
+            },
+        }
+    }
+
+
+def _identifier(end: str, name: str) -> str:
+    return f"{end}_{name.replace(', version ', '_')}"
 
 
 def errors(*codes: int) -> dict[str, Any]:
@@ -130,7 +191,7 @@ def _tensors(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    kind = _JSON_TYPES.get(spec.datatype, "number" if spec.datatype.startswith(("FP", "BF")) else "integer")
+    kind = _json_type(spec)
     element: dict[str, Any] = {"type": [kind, "null"] if spec.allow_non_finite else kind}
     return {
         "type": "object",
@@ -151,6 +212,47 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
             },
         },
     }
+
+
+def _named_inputs(contract: Contract) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [spec.name for spec in contract.inputs],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {
+                "type": "object",
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            },
+            **{spec.name: _one_or_many(spec, spec.allow_non_finite) for spec in contract.inputs},
+        },
+        # What is no input is a parameter.
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    }
+
+
+def _named_outputs(contract: Contract) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["model_name", "model_version"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            # JSON has no NaN.
+            **{spec.name: _one_or_many(spec, spec.dtype.kind not in "biu") for spec in contract.outputs},
+        },
+    }
+
+
+def _one_or_many(spec: TensorSpec, nullable: bool) -> dict[str, Any]:
+    kind = _json_type(spec)
+    one = {"type": [kind, "null"] if nullable else kind}
+    return {"oneOf": [one, {"type": "array", "items": {}}]}
+
+
+def _json_type(spec: TensorSpec) -> str:
+    return _JSON_TYPES.get(spec.datatype, "number" if spec.datatype.startswith(("FP", "BF")) else "integer")
 
 
 def _example(contract: Contract) -> dict[str, Any]:
