@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from pilotage_runtime import __version__
 from pilotage_runtime.engine import Engine
@@ -46,6 +47,18 @@ class _Refusal(Exception):  # noqa: N818 - an answer, in gRPC's words
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+def _reading(method: messages.Method) -> Callable[[bytes], Any]:
+    """Read a message, or give the refusal: what is raised here, grpc writes into the log with a traceback."""
+
+    def read(raw: bytes) -> Any:
+        try:
+            return method.read(raw)
+        except DecodeError:
+            return Refused(f"the bytes are no {method.request.DESCRIPTOR.name}")
+
+    return read
 
 
 class GrpcServer:
@@ -98,7 +111,7 @@ class GrpcServer:
         service = {name: self._unary(self._methods[name], handler) for name, handler in handlers.items()}
         stream = self._methods["ModelStreamInfer"]
         service[stream.name] = grpc.stream_stream_rpc_method_handler(
-            self._model_stream_infer, request_deserializer=stream.read, response_serializer=stream.write
+            self._model_stream_infer, request_deserializer=_reading(stream), response_serializer=stream.write
         )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(messages.SERVICE, service),)
@@ -117,6 +130,8 @@ class GrpcServer:
     def _unary(self, method: messages.Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Context) -> Any:
             try:
+                if isinstance(request, Refused):
+                    raise request
                 return await handler(request, context)
             except _Refusal as refusal:
                 await context.abort(_STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN), refusal.message)
@@ -124,7 +139,7 @@ class GrpcServer:
                 await context.abort(_STATUS.get(refused.status, grpc.StatusCode.UNKNOWN), refused.message)
 
         return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=method.read, response_serializer=method.write
+            call, request_deserializer=_reading(method), response_serializer=method.write
         )
 
     def _answer(self, method: str, **fields: Any) -> Any:
@@ -232,6 +247,9 @@ class GrpcServer:
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
         async for request in requests:
+            if isinstance(request, Refused):
+                yield self._answer("ModelStreamInfer", error_message=request.message)
+                continue
             exchange = _exchange("ModelStreamInfer", context)
             try:
                 async for answer in self._answers(request, exchange):
