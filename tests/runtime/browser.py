@@ -31,11 +31,12 @@ class Page:
         self._number = 0
         self._session: str | None = None
         self.problems: list[str] = []
+        self.requested: list[str] = []
 
     def open(self, url: str) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Runtime", "Log", "Page"):
+        for domain in ("Runtime", "Log", "Page", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
 
@@ -90,6 +91,8 @@ class Page:
         params = event.get("params", {})
         if event.get("method") == "Log.entryAdded":
             self.problems.append(params["entry"]["text"])
+        elif event.get("method") == "Network.requestWillBeSent":
+            self.requested.append(params["request"]["url"])
         elif event.get("method") == "Runtime.exceptionThrown":
             self.problems.append(params["exceptionDetails"]["text"])
         elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):

@@ -108,6 +108,39 @@ def test_the_policy_stops_a_script_that_got_in_all_the_same(page: Page, serve: S
     assert page.evaluate("document.title") == "Pilotage"
 
 
+def test_the_docs_are_drawn_by_this_server_alone(page: Page, serve: Servers, models: Path) -> None:
+    server = serve(models / "iris", "iris")
+    here = f"http://127.0.0.1:{server.port}/"
+    page.open(f"{here}docs")
+    paths = server.client.get("/openapi.json").json()["paths"]
+    page.eventually(f"document.querySelectorAll('.opblock').length >= {len(paths)}")
+    assert "/v2/models/iris/generate_stream" in page.evaluate("document.body.textContent").replace(
+        "\u200b", ""
+    )
+    page.evaluate(
+        "document.querySelector('#operations-inference-infer_iris .opblock-summary-control').click()"
+    )
+    page.eventually(
+        "document.querySelector('#operations-inference-infer_iris .opblock-body')?.innerText.length > 99"
+    )
+    assert f"{here}docs/swagger-ui-bundle.js" in page.requested
+    assert [url for url in page.requested if not url.startswith((here, "data:"))] == []
+    assert page.problems == []
+
+
+def test_the_docs_come_with_headers_that_keep_them_to_themselves(serve: Servers, models: Path) -> None:
+    server = serve(models / "iris", "iris")
+    answer = server.client.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in answer.text
+    for name, kind in (("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")):
+        file = server.client.get(f"/docs/{name}")
+        assert (file.status_code, file.headers["content-type"].partition(";")[0]) == (200, kind)
+    assert server.client.get("/redoc").status_code == 404
+
+
 def test_the_page_comes_with_headers_that_keep_it_to_itself(serve: Servers, models: Path) -> None:
     server = serve(models / "iris", "iris")
     answer = server.client.get("/")

@@ -13,6 +13,7 @@ from pilotage_runtime import __version__
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted, generate, predict
+from pilotage_runtime.services.docs import add_docs
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import operations, with_errors
@@ -62,6 +63,9 @@ def build(
         title="Pilotage",
         description="Open Inference Protocol V2",
         version=__version__,
+        # FastAPI's own pages load a script from somebody else's server, which a closed cluster does not reach.
+        docs_url=None,
+        redoc_url=None,
     )
     _errors(app)
     _health(app, repository, lifecycle)
@@ -70,6 +74,7 @@ def build(
     predict.add(app, repository, lifecycle, max_body_bytes, payloads)
     generate.add(app, repository, max_body_bytes)
     add_page(app)
+    add_docs(app)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
