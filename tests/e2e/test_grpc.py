@@ -56,7 +56,7 @@ def infer(channel: grpc.Channel, row: list[float]) -> grpc.StatusCode:
     call = channel.unary_unary(
         f"/{messages.SERVICE}/ModelInfer",
         request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=method.read,
+        response_deserializer=method.response.FromString,
     )
     asked = method.request(model_name=NAME)
     tensor = asked.inputs.add(name="X", datatype="FP32", shape=[1, len(row)])
