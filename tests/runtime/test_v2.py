@@ -69,6 +69,8 @@ def test_every_datatype_comes_in_and_goes_out_unchanged(datatype: str, data: lis
         ("INT32", [True], "INT32 takes whole numbers, but data holds true or false"),
         ("BOOL", [0, 1], "BOOL takes true or false, but data holds whole numbers"),
         ("BYTES", [1, 2], "BYTES takes strings, but data holds whole numbers"),
+        ("FP32", [True, 3.5], "data holds true or false among other values"),
+        ("INT64", [[1, 2], [True, 2]], "data holds true or false among other values"),
         ("BYTES", ["a", 1], "BYTES takes strings, but data holds mixed values"),
         ("FP16", [70000], "data holds a number too large for FP16"),
         ("FP32", ["nan"], "FP32 takes numbers, but data holds strings"),

@@ -270,7 +270,13 @@ def _array(name: str, datatype: Datatype, data: list[Any], *, nulls: bool) -> np
     if datatype.largest is not None and len(data) <= _SMALL and _are_numbers(data, datatype.largest):
         return np.array(data, dtype=datatype.dtype)
     kinds = set(map(type, data))
-    if str in kinds or (list in kinds and _holds_text(data)):
+    if list in kinds:
+        kinds |= _kinds_within(data)
+    if bool in kinds and kinds - {bool, list}:
+        # numpy would read true as 1.
+        raise Refused(f"input '{_cut(name)}': data holds true or false among other values")
+    # A string is looked for before numpy sees it, which gives each element of an array the room of the longest.
+    if str in kinds:
         return _text(name, datatype, data)
     try:
         # Told what comes, numpy need not look for it, which pays for our having looked.
@@ -334,16 +340,16 @@ def _large_integers(array: np.ndarray, data: list[Any]) -> np.ndarray:
     return array
 
 
-def _holds_text(data: list[Any]) -> bool:
-    """Look for a string before numpy does, which gives each element of an array the room of the longest."""
-    level = data
-    while True:
+def _kinds_within(data: list[Any]) -> set[type]:
+    """List the types of what lists of lists hold."""
+    found, level = set[type](), data
+    while level:
         kinds = set(map(type, level))
-        if str in kinds:
-            return True
-        if list not in kinds:
-            return False
-        level = list(chain.from_iterable([part for part in level if type(part) is list]))
+        found |= kinds
+        level = (
+            list(chain.from_iterable([part for part in level if type(part) is list])) if list in kinds else []
+        )
+    return found
 
 
 def _text(name: str, datatype: Datatype, data: list[Any]) -> np.ndarray:
