@@ -246,7 +246,11 @@ class Batcher:
                 batch[0].failed(outcome)
             return
         specs, values = outcome
-        self._runner.predicted(batch, specs, values)
+        try:
+            self._runner.predicted(batch, specs, values)
+        except Exception:
+            # Whatever a model answered that cannot be counted: the answers are owed all the same.
+            logger.exception("an answer could not be counted")
         if len(batch) == 1:
             self._deliver(batch[0], specs, values)
             return

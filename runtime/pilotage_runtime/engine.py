@@ -80,6 +80,10 @@ class Engine:
         self._probability = probability.name if probability else None
         self._classes = Classes(contract, self.slot)
         self.slot.features.places(feature.name for feature in contract.features if feature.bounded)
+        # Of numpy's kinds V is bfloat16, which is no type of its own.
+        self._finite_inputs = tuple(
+            spec.name for spec in contract.inputs if spec.dtype.kind in "fV" and not spec.allow_non_finite
+        )
         self._fixed_rows = all(-1 not in spec.shape[1:] for spec in contract.inputs)
 
     def check(
@@ -107,6 +111,11 @@ class Engine:
                 if not unseen:
                     self.slot.out_of_range(refused.feature)
                 raise
+        for name in self._finite_inputs:
+            if not _finite(inputs[name]):
+                raise Refused(
+                    f"input '{name}' holds NaN or infinity, which its contract allows only with allow_non_finite"
+                )
         for symbol, places in self._shared_symbols.items():
             sizes = {f"'{name}'": inputs[name].shape[axis] for name, axis in places}
             if len(set(sizes.values())) > 1:
@@ -163,12 +172,13 @@ class Engine:
         parameters: Mapping[str, Any],
         *,
         deadline: float | None = None,
+        unseen: bool = False,
     ) -> AsyncGenerator[tuple[list[TensorSpec], list[np.ndarray]]]:
         """Yield an answer piece by piece; of a model that does not stream, whole. Raises what `infer` raises."""
-        self.check(inputs, ())
         if self._streams is None:
-            yield await self.infer(inputs, deadline=deadline)
+            yield await self.infer(inputs, deadline=deadline, unseen=unseen)
             return
+        self.check(inputs, (), unseen=unseen)
         specs = list(self.contract.outputs)
         stream = self._streams.run(inputs, parameters, deadline)
         try:
@@ -195,7 +205,7 @@ class Engine:
         try:
             values = self._model.run(inputs, names)
         except BaseException as error:  # whatever class a model raises, SystemExit included
-            raise ModelFailedError(f"model '{self.name}' failed: {_one_line(error)}") from error
+            raise ModelFailedError.raised(self.name, error) from error
         finally:
             self._learn(rows, clock() - started)
         by_name = self.contract.output_by_name
@@ -205,7 +215,6 @@ class Engine:
 
     def _check_finite(self, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]) -> None:
         for spec, value in zip(specs, values, strict=True):
-            # Of numpy's kinds V is bfloat16, which is no type of its own.
             if value.dtype.kind in "fV" and not spec.allow_non_finite and not _finite(value):
                 raise ModelFailedError(
                     f"model '{self.name}' answered NaN or infinity in output '{spec.name}', which its contract "
@@ -344,8 +353,3 @@ def _shared_symbols(contract: Contract) -> dict[str, list[tuple[str, int]]]:
             if symbol:
                 places.setdefault(symbol, []).append((spec.name, axis))
     return {symbol: where for symbol, where in places.items() if len(where) > 1}
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "…"

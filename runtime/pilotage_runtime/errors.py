@@ -1,5 +1,7 @@
 """Errors while serving: whose fault it is decides the code."""
 
+_LONGEST = 300
+
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
     """The caller's request cannot be served: a 4xx that says what came and what is expected."""
@@ -21,6 +23,13 @@ class OutOfRange(Refused):
 
 class ModelFailedError(Exception):
     """The model raised, or answered what it must not: always a 5xx."""
+
+    @classmethod
+    def raised(cls, model: str, error: BaseException) -> "ModelFailedError":
+        """Say in one line, of bounded length, what a model raised."""
+        # A path that Python could not decode holds halves of characters, which no answer can carry.
+        text = " ".join(str(error).encode("utf-8", "replace").decode().split()) or type(error).__name__
+        return cls(f"model '{model}' failed: {text if len(text) <= _LONGEST else f'{text[:_LONGEST]}…'}")
 
 
 class TooLateError(Exception):

@@ -63,18 +63,14 @@ class Streams:
         try:
             return iter(self._model.stream(inputs, parameters))
         except BaseException as error:
-            raise self._failed(error) from error
+            raise ModelFailedError.raised(self._name, error) from error
 
     def _step(self, pieces: Iterator[Piece] | None) -> Any:
         assert pieces is not None, "begun before the first step"
         try:
             return next(pieces, _END)
         except BaseException as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: BaseException) -> ModelFailedError:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        return ModelFailedError(f"model '{self._name}' failed: {text}")
+            raise ModelFailedError.raised(self._name, error) from error
 
 
 def _close(pieces: Any) -> None:

@@ -147,3 +147,17 @@ def test_a_generated_row_has_ones_for_the_dimensions_that_vary() -> None:
     row = warmup.generated(described)
     assert (row["image"].shape, row["image"].dtype) == ((1, 3, 1), np.uint8)
     assert row["text"].tolist() == [["", ""]]
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+async def test_what_is_no_number_is_the_callers_fault_unless_the_contract_takes_it(
+    datatype: str, value: float
+) -> None:
+    spec = TensorSpec("x", datatype, (-1,))
+    strict = engine(described=Contract((spec,), contract().outputs))
+    inputs = {"x": np.array([1, value], dtype=spec.dtype)}
+    with pytest.raises(Refused, match="input 'x' holds NaN or infinity"):
+        strict.check(inputs, ())
+    lenient = TensorSpec("x", datatype, (-1,), allow_non_finite=True)
+    engine(described=Contract((lenient,), contract().outputs)).check(inputs, ())

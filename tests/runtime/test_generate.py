@@ -3,16 +3,20 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from pilotage_runtime.digest import digest
-from tests.runtime.conftest import Server, Servers, eventually
+from pilotage_runtime.protocol import messages
+from tests.runtime.conftest import Server, Servers, eventually, free_port
 
+METHODS = messages.load()
 MODEL = """
 import time
 import numpy as np
@@ -35,11 +39,28 @@ CONTRACT = {
 
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Servers) -> Server:
-    folder = tmp_path_factory.mktemp("streaming") / "model"
+    return serve_counter(tmp_path_factory, serve_for_module)
+
+
+def serve_counter(folders: pytest.TempPathFactory, servers: Servers, **settings: Any) -> Server:
+    folder = folders.mktemp("streaming") / "model"
     folder.mkdir()
     (folder / "model.py").write_text(MODEL)
     (folder / "contract.json").write_text(json.dumps(CONTRACT))
-    return serve_for_module(folder, "counter", trusted=True, model_digest=digest(folder))
+    return servers(folder, "counter", trusted=True, model_digest=digest(folder), **settings)
+
+
+@pytest.fixture(scope="module")
+def counter_over_grpc(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Servers) -> Iterator[Any]:
+    port = free_port()
+    serve_counter(tmp_path_factory, serve_for_module, grpc_port=port)
+    method = METHODS["ModelStreamInfer"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel.stream_stream(
+            f"/{messages.SERVICE}/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=method.response.FromString,
+        )
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -144,3 +165,38 @@ def test_a_model_that_does_not_stream_gives_one_event(models: Path, serve: Serve
     assert [event["output_label"] for event in told] == [0]
     assert server.client.post("/v2/models/iris/generate", json=body).json()["output_label"] == 0
     assert "generate" in server.client.get("/v2").json()["extensions"]
+
+
+@pytest.mark.parametrize("end", ["generate", "generate_stream"])
+def test_the_timeout_that_the_body_names_ends_it(counter: Server, end: str) -> None:
+    body = {"count": 100_000, "parameters": {"seconds": 0.001, "timeout": 200_000}}
+    answer = counter.client.post(f"/v2/models/counter/{end}", json=body)
+    told = events(answer)[-1] if end == "generate_stream" else answer.json()
+    assert told == {"error": "no answer within the 200 ms that the caller waits"}
+    assert answer.status_code == (200 if end == "generate_stream" else 504)
+
+
+def test_what_is_pinned_to_a_revision_enters_no_figure(models: Path, serve: Servers) -> None:
+    server = serve(models / "iris" / "1", "iris")
+    body = {"X": [5.1, 3.5, 1.4, 0.2]}
+    for end in ("generate", "generate_stream"):
+        server.client.post(f"/v2/models/iris/{end}", json=body, headers={"x-pilotage-pinned": "1"})
+    assert server.metric("inference_pinned_requests_total") == 2
+    assert server.metric("inference_rows_total") == 0
+    assert server.metric("inference_requests_total", code="200") == 0
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_grpc_streams_the_pieces_of_every_version_until_the_time_is_up(
+    counter_over_grpc: Any, version: str
+) -> None:
+    asked = METHODS["ModelInfer"].request(model_name="counter", model_version=version)
+    asked.inputs.add(name="count", datatype="INT64", shape=[1]).contents.int64_contents.append(3)
+    answers = list(counter_over_grpc(iter([asked])))
+    assert [len(answer.infer_response.outputs) for answer in answers] == [1, 1, 1]
+    asked.inputs[0].contents.int64_contents[0] = 100_000
+    asked.parameters["seconds"].double_param = 0.001
+    asked.parameters["timeout"].int64_param = 200_000
+    assert [answer.error_message for answer in counter_over_grpc(iter([asked]))][-1] == (
+        "no answer within the time that the caller waits"
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import os
 import threading
 import zlib
 from collections.abc import Iterator
@@ -349,3 +350,59 @@ async def test_while_draining_each_answer_says_to_close(gate: threading.Event) -
         world.lifecycle.draining = True
         assert (await caller.infer(1)).headers["connection"] == "close"
         assert await caller.reader.read() == b""
+
+
+async def test_a_failure_told_in_halves_of_characters_is_told_all_the_same() -> None:
+    def unreadable(inputs: Any, outputs: Any) -> list[Any]:
+        raise OSError(os.fsdecode(b"cannot read \xff.txt"))
+
+    async with serving(unreadable) as world:
+        caller = await world.caller()
+        answer = await caller.infer(1)
+        assert (answer.status, answer.error) == (500, "model 'm' failed: cannot read ?.txt")
+        assert world.in_flight == 0
+
+
+async def test_an_answer_that_cannot_be_counted_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncountable(*_: Any) -> None:
+        raise TypeError("unhashable")
+
+    async with serving() as world:
+        monkeypatch.setattr(world.engine, "predicted", uncountable)
+        caller = await world.caller()
+        assert (await caller.infer(1)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/m/generate", "/v2/models/m/generate_stream"])
+async def test_whoever_leaves_its_rows_in_the_queue_is_forgotten(gate: threading.Event, path: str) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        first, second = await world.caller(), await world.caller()
+        first.send(body(1))
+        await until(lambda: world.model.runs)
+        second.send(b'{"x": 2}', path, content_type="application/json")
+        await until(lambda: world.engine.waiting == 1)
+        second.writer.close()
+        await until(lambda: not world.engine.waiting)
+        await until(lambda: world.in_flight == 1)
+        gate.set()
+        assert (await first.answer()).status == 200
+        assert (world.model.runs, world.count(499), world.count(200)) == ([[1.0]], 1, 1)
+
+
+async def test_a_defect_of_our_own_on_any_path_has_the_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[str]:
+        raise RuntimeError("the secret of the inside")
+
+    async with serving() as world:
+        monkeypatch.setattr(world.repository, "names", broken)
+        caller = await world.caller()
+        caller.send(b"{}", "/v2/repository/index")
+        answer = await caller.answer()
+        assert (answer.status, answer.error) == (
+            500,
+            "internal error; the log has it under this request's id",
+        )

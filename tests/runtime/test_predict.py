@@ -1,5 +1,6 @@
 """Rows with names instead of tensors: one or many, refused in words of the row and the feature."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,11 @@ def test_a_value_nested_however_deep_is_refused(depth: int) -> None:
         rows.read({"age": value, "city": "Ulm", "image": [[1, 2], [3, 4]], "member": True}, several())
     with pytest.raises(Refused):
         rows.read({"age": 1, "city": "Ulm", "image": value, "member": True}, several())
+
+
+def test_a_packed_body_is_told_where_it_is_taken(iris: Server) -> None:
+    packed = gzip.compress(json.dumps(ROW).encode())
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = iris.client.post("/predict", content=packed, headers=headers)
+    assert answer.status_code == 415
+    assert "/v2/models/MODEL/infer takes gzip" in answer.json()["error"]

@@ -14,7 +14,7 @@ from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import counted, generate, predict
 from pilotage_runtime.services.docs import add_docs
-from pilotage_runtime.services.infer import InferHandler
+from pilotage_runtime.services.infer import INTERNAL, InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import operations, with_errors
 from pilotage_runtime.services.page import add_page
@@ -72,7 +72,7 @@ def build(
     _metadata(app, repository)
     _repository(app, repository, control, max_body_bytes)
     predict.add(app, repository, lifecycle, max_body_bytes, payloads)
-    generate.add(app, repository, max_body_bytes)
+    generate.add(app, repository, max_body_bytes, payloads)
     add_page(app)
     add_docs(app)
     generated = app.openapi
@@ -105,6 +105,11 @@ def _errors(app: FastAPI) -> None:
     async def refuse(_: Request, error: Refused) -> JSONResponse:
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return JSONResponse({"error": error.message}, error.status, headers)
+
+    @app.exception_handler(Exception)
+    async def internal(_: Request, error: Exception) -> JSONResponse:
+        del error  # Edge has it in the log, for it is raised again
+        return JSONResponse({"error": INTERNAL}, 500)
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)

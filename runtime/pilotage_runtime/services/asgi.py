@@ -17,4 +17,5 @@ JSON = b"application/json"
 
 def error_body(message: str) -> bytes:
     """Write an error in the one shape that every path uses."""
-    return orjson.dumps({"error": message})
+    # A text from elsewhere may hold halves of characters, which JSON cannot.
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -23,6 +23,8 @@ from pilotage_runtime.services.infer import refused as answer_of
 from pilotage_runtime.telemetry import Slot
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class EventStream(StreamingResponse):
@@ -41,6 +43,28 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             self.ended(self._outcome.status)
+
+
+class CallerLeftError(ClientDisconnect):
+    """The caller left before it was answered."""
+
+
+async def unless_left(request: Request, answering: Awaitable[_T]) -> _T:
+    """Await an answer to a request whose body is whole; raise CallerLeftError, and cancel, where the caller leaves first."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, leaving = asyncio.ensure_future(answering), asyncio.create_task(left())
+    try:
+        await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise CallerLeftError("the caller left before it was answered")
+    finally:
+        answer.cancel()
+        leaving.cancel()
 
 
 @dataclass(slots=True)
@@ -82,11 +106,13 @@ async def counted(
         late = exchange.deadline is not None and asyncio.get_running_loop().time() >= exchange.deadline
         status = 504 if late else 499
         raise
+    except CallerLeftError:
+        raise
     except ClientDisconnect:
         status = None
         raise
     except Exception as error:  # noqa: BLE001 - `answer_of` tells what it knows, and logs the rest
-        answer = answer_of(error, exchange.allowance, 0)
+        answer = answer_of(error, exchange)
         status = answer.status
         headers = {key.decode(): value.decode() for key, value in answer.headers}
         assert isinstance(answer.body, bytes)
@@ -101,6 +127,11 @@ async def counted(
 
 async def document(request: Request, limit: int) -> Any:
     """Read a JSON body of at most `limit` bytes; raise Refused."""
+    if encoding := request.headers.get("content-encoding"):
+        raise Refused(
+            f"content encoding {encoding[:60]} came, none is taken here; /v2/models/MODEL/infer takes gzip",
+            415,
+        )
     kind = request.headers.get("content-type")
     if kind is not None and "json" not in kind.lower():
         raise Refused(f"content type {kind[:100]} came, application/json is expected", 415)

@@ -58,8 +58,8 @@ class Edge:
         try:
             async with patience:
                 await self._rest(scope, receive, in_time)
-        except ClientDisconnect:
-            error = "the caller left before its request was whole"
+        except ClientDisconnect as left:
+            error = str(left) or "the caller left before its request was whole"
             begun.clear()  # what was sent reached nobody
         except Exception as failure:
             error = type(failure).__name__

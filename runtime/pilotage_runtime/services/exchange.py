@@ -36,7 +36,7 @@ class Exchange:
 
     __slots__ = (
         "allowance", "content_encoding", "content_length", "content_type", "deadline", "json_length", "method", "path",
-        "pinned", "request_id", "started", "traceparent",
+        "pinned", "request_id", "started", "timeout_us", "traceparent",
     )  # fmt: skip
 
     def __init__(self, method: str, path: str, headers: Iterable[Header]) -> None:
@@ -49,6 +49,7 @@ class Exchange:
         self.json_length: bytes | None = None  # of the JSON before binary tensors
         self.deadline: float | None = None
         self.allowance = 0  # milliseconds that the caller waits
+        self.timeout_us = 0  # the same, as the body's parameter says it
         self.pinned = False
         self.traceparent: bytes | None = None
         given: bytes | None = None
@@ -77,3 +78,16 @@ class Exchange:
             if given is not None and _SANE_ID.match(given)
             else f"{_id_prefix}{next(_ids):014x}"
         )
+
+    def until(self, timeout_us: int) -> float | None:
+        """Give the sooner of the head's deadline and the body's, by the loop's clock; 0 microseconds say nothing."""
+        self.timeout_us = timeout_us
+        if not timeout_us:
+            return self.deadline
+        own = asyncio.get_running_loop().time() + timeout_us / 1e6
+        return own if self.deadline is None else min(own, self.deadline)
+
+    @property
+    def waits_ms(self) -> float:
+        """How many milliseconds the caller waits; only of one that said so."""
+        return min(value for value in (self.allowance, self.timeout_us / 1000) if value)

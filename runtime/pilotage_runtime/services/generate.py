@@ -4,6 +4,7 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -19,31 +20,40 @@ from pilotage_runtime.repository import Repository
 from pilotage_runtime.services import counted
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.infer import refused
+from pilotage_runtime.services.payload_log import PayloadLog
 
 _OWN = frozenset({"id", "parameters", "stream"})
 
 
-def add(app: FastAPI, repository: Repository, max_body_bytes: int) -> None:
+Piece = tuple[list[TensorSpec], list[np.ndarray]]
+
+
+def add(
+    app: FastAPI, repository: Repository, max_body_bytes: int, payloads: PayloadLog | None = None
+) -> None:
     """Add the paths."""
 
     async def generate(request: Request, name: tuple[str, str | None], *, stream: bool) -> Response:
         async def serve(engine: Engine, exchange: Exchange) -> Response:
             body = await counted.document(request, max_body_bytes)
             asked = read(body, engine.contract)
-            pieces = engine.pieces(asked.inputs, asked.parameters or {}, deadline=exchange.deadline)
+            pieces = engine.pieces(
+                asked.inputs,
+                asked.parameters or {},
+                deadline=exchange.until(asked.timeout_us),
+                unseen=exchange.pinned,
+            )
             if stream:
                 # The first piece, or its failure, decides the status.
-                first = await anext(pieces, None)
+                first = await counted.unless_left(request, _first(pieces))
                 outcome = counted.Outcome()
                 return counted.EventStream(
                     _events(engine, asked, first, pieces, exchange=exchange, outcome=outcome), outcome
                 )
-            gathered = [piece async for piece in pieces]
-            if not gathered:
-                return counted.json(_named(engine, asked, (), ()))
-            specs = gathered[0][0]
-            values = [np.concatenate(parts) for parts in zip(*(piece[1] for piece in gathered), strict=True)]
-            return counted.json(_named(engine, asked, specs, values))
+            answering = _whole(pieces)
+            if payloads is not None:
+                answering = payloads.noted(answering, exchange, engine, asked)
+            return counted.json(_named(engine, asked, *await counted.unless_left(request, answering)))
 
         return await counted.counted(request, repository, name, serve)
 
@@ -113,6 +123,19 @@ def _nested(value: list[Any], times: int) -> list[Any]:
     return value
 
 
+async def _first(pieces: AsyncGenerator[Piece]) -> Piece | None:
+    return await anext(pieces, None)
+
+
+async def _whole(pieces: AsyncGenerator[Piece]) -> Piece:
+    async with aclosing(pieces):
+        gathered = [piece async for piece in pieces]
+    if not gathered:
+        return [], []
+    values = zip(*(piece[1] for piece in gathered), strict=True)
+    return gathered[0][0], [np.concatenate(parts) for parts in values]
+
+
 def _named(
     engine: Engine, asked: v2.InferRequest, specs: Sequence[TensorSpec], values: Sequence[np.ndarray]
 ) -> dict[str, Any]:
@@ -132,8 +155,8 @@ def _named(
 async def _events(
     engine: Engine,
     asked: v2.InferRequest,
-    first: tuple[Sequence[TensorSpec], Sequence[np.ndarray]] | None,
-    rest: AsyncGenerator[tuple[Sequence[TensorSpec], Sequence[np.ndarray]]],
+    first: Piece | None,
+    rest: AsyncGenerator[Piece],
     *,
     exchange: Exchange,
     outcome: counted.Outcome,
@@ -146,7 +169,7 @@ async def _events(
             piece = await anext(rest, None)
         outcome.status = 200
     except Exception as error:  # noqa: BLE001 - told in the stream, counted and logged by `refused`
-        answer = refused(error, exchange.allowance, 0)
+        answer = refused(error, exchange)
         outcome.status = answer.status
         assert isinstance(answer.body, bytes)
         yield b"data: " + answer.body + b"\n\n"

@@ -206,15 +206,11 @@ class GrpcServer:
     async def _run(self, engine: Engine, request: Any, exchange: Exchange) -> Any:
         try:
             parsed = v2_grpc.read(request)
-            deadline = exchange.deadline
-            if parsed.timeout_us:
-                own = asyncio.get_running_loop().time() + parsed.timeout_us / 1e6
-                deadline = own if deadline is None else min(own, deadline)
             answering = engine.infer(
                 parsed.inputs,
                 parsed.outputs,
                 sharing=parsed.sharing,
-                deadline=deadline,
+                deadline=exchange.until(parsed.timeout_us),
                 unseen=exchange.pinned,
             )
             payloads = self._payloads
@@ -259,8 +255,9 @@ class GrpcServer:
 
     async def _answers(self, request: Any, exchange: Exchange) -> AsyncIterator[Any]:
         """Answer one request of a stream: once, or piece by piece where the model streams."""
-        engine = self._repository.routes.get(f"/v2/models/{request.model_name}/infer")
-        if request.model_version or engine is None or not engine.streams:
+        version = f"/versions/{request.model_version}" if request.model_version else ""
+        engine = self._repository.routes.get(f"/v2/models/{request.model_name}{version}/infer")
+        if engine is None or not engine.streams:
             yield await self._infer(request, exchange)
             return
         engine.slot.enter()
@@ -268,7 +265,10 @@ class GrpcServer:
         try:
             parsed = v2_grpc.read(request)
             async for specs, values in engine.pieces(
-                parsed.inputs, parsed.parameters or {}, deadline=exchange.deadline
+                parsed.inputs,
+                parsed.parameters or {},
+                deadline=exchange.until(parsed.timeout_us),
+                unseen=exchange.pinned,
             ):
                 answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
                 yield v2_grpc.write(answer, parsed, specs, values)

@@ -1,6 +1,5 @@
 """Inference over REST: a plain handler, for here every microsecond is paid by every request."""
 
-import asyncio
 import logging
 import time
 import zlib
@@ -16,12 +15,12 @@ from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.call import Call
-from pilotage_runtime.services.exchange import Answer, refusal
+from pilotage_runtime.services.exchange import Answer, Exchange, refusal
 from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
 
 _CLIENT_CLOSED = 499  # as nginx writes it
-_INTERNAL = "internal error; the log has it under this request's id"
+INTERNAL = "internal error; the log has it under this request's id"
 _WINDOW = {b"gzip": zlib.MAX_WBITS | 16, b"deflate": zlib.MAX_WBITS}
 
 logger = logging.getLogger(__name__)
@@ -96,11 +95,7 @@ class InferHandler:
                 body = self._unpacked(body, call.content_encoding)
             request = v2.parse(body, engine.contract, _json_length(call))
             engine.check(request.inputs, request.outputs, unseen=call.pinned)
-            deadline = call.deadline
-            if request.timeout_us:
-                own = asyncio.get_running_loop().time() + request.timeout_us / 1e6
-                deadline = own if deadline is None else min(own, deadline)
-            entry = _Inference(call, engine, request, deadline)
+            entry = _Inference(call, engine, request, call.until(request.timeout_us))
             entry.unseen = call.pinned
             call.entry = entry
             engine.submit(entry)
@@ -108,7 +103,7 @@ class InferHandler:
             call.answer(refusal(refused.status, refused.message, *refused.headers))
         except Exception:
             logger.exception("unexpected failure", extra={"request_id": call.request_id})
-            call.answer(refusal(500, _INTERNAL))
+            call.answer(refusal(500, INTERNAL))
 
     def ended(self, call: Call, answer: Answer) -> None:
         """Count and log an answer: when it is known, before a slow reader takes it."""
@@ -204,7 +199,7 @@ class _Inference(Entry):
             )
         except Exception:
             logger.exception("unexpected failure", extra={"request_id": self.call.request_id})
-            answer = refusal(500, _INTERNAL)
+            answer = refusal(500, INTERNAL)
         self.call.answer(answer)
         payloads = self.call.handler.payloads
         if payloads is not None:
@@ -212,26 +207,25 @@ class _Inference(Entry):
 
     def failed(self, error: Exception) -> None:
         """Tell whose fault it was."""
-        answer = refused(error, self.call.allowance, self.request.timeout_us)
+        answer = refused(error, self.call)
         self.call.answer(answer)
         payloads = self.call.handler.payloads
         if payloads is not None:
             payloads.note(self.call, self.engine, self.request, answer.status)
 
 
-def refused(error: Exception, allowance: int, timeout_us: int) -> Answer:
+def refused(error: Exception, exchange: Exchange) -> Answer:
     """Answer what the engine raises."""
     match error:
         case TooLateError():
-            waits = min(value for value in (allowance, timeout_us / 1000) if value)
-            return refusal(504, f"no answer within the {waits:.6g} ms that the caller waits")
+            return refusal(504, f"no answer within the {exchange.waits_ms:.6g} ms that the caller waits")
         case BusyError():
             return refusal(429, str(error), (b"retry-after", b"1"))
         case ModelFailedError():
             return refusal(500, str(error))
         case _:
             logger.error("unexpected failure", exc_info=error)
-            return refusal(500, _INTERNAL)
+            return refusal(500, INTERNAL)
 
 
 def _json_length(call: Call) -> int | None:

@@ -33,7 +33,7 @@ def add(
             answering = engine.infer(inputs, deadline=exchange.deadline, unseen=exchange.pinned)
             if payloads is not None:
                 answering = payloads.noted(answering, exchange, engine, v2.InferRequest(None, inputs, ()))
-            specs, values = await answering
+            specs, values = await counted.unless_left(request, answering)
             answers = rows.write(specs, values, rows.count(inputs))
             told = {"prediction": answers[0]} if single else {"predictions": answers}
             return counted.json({"model": engine.name, "version": engine.version, **told})
