@@ -100,7 +100,11 @@ def server(
 ) -> DrainingServer:
     """Put the layers on top of each other."""
     lifecycle = Lifecycle()
-    access_log = AccessLog(lines_per_second=settings.access_log_lines_per_second)
+    access_log = AccessLog(
+        lines_per_second=settings.access_log_lines_per_second,
+        # A refusal quotes what came, and of some features nobody may see that.
+        quotes_refusals=not settings.payload_log_redact,
+    )
     allowed = control if settings.repository_control else None
     share = (memory.limit() or memory.total()) / settings.workers
     tracing = from_environment()

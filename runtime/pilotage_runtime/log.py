@@ -56,6 +56,8 @@ def configure() -> None:
 # the W3C trace context that came with it.
 _Answered = tuple[float, str, str, str, int, float, str | None, int, bytes | None]
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# In place of a sentence that names what came, which nobody may see.
+_UNQUOTED = "refused; why was told to the caller alone"
 # Beyond the lines that are always written in a second, one stands for so many.
 SAMPLED = 50
 
@@ -65,10 +67,14 @@ class AccessLog:
 
     Under load, lines are sampled: in each second the first `lines_per_second` are written, of the rest one in
     SAMPLED, which says so. Successes and failures are counted apart, so that neither hides the other. Where nobody
-    reads the log, lines are lost, and their number is told later: no request waits for a log.
+    reads the log, lines are lost, and their number is told later: no request waits for a log. Without
+    `quotes_refusals` it says of a refused request (400) no more than that.
     """
 
-    def __init__(self, descriptor: int = 1, lines_per_second: int = 1000) -> None:
+    def __init__(
+        self, descriptor: int = 1, lines_per_second: int = 1000, *, quotes_refusals: bool = True
+    ) -> None:
+        self._quotes_refusals = quotes_refusals
         self._descriptor = descriptor
         self._writable = select.poll()
         self._writable.register(descriptor, select.POLLOUT)
@@ -96,6 +102,8 @@ class AccessLog:
         if int(now) != self._counted_second:
             self._counted_second = int(now)
             self._counts = [0, 0]
+        if status == 400 and not self._quotes_refusals:
+            error = _UNQUOTED
         failed = status >= 400
         count = self._counts[failed] = self._counts[failed] + 1
         beyond = count - self._lines_per_second

@@ -76,3 +76,10 @@ def test_the_worst_line_fits_in_one_write(pipe: tuple[int, int]) -> None:
     assert len(lines) == 2
     assert max(map(len, lines)) < select.PIPE_BUF
     assert json.loads(lines[1])["sampled"] == SAMPLED
+
+
+def test_where_values_are_redacted_a_refusal_quotes_none(pipe: tuple[int, int]) -> None:
+    log = AccessLog(pipe[1], quotes_refusals=False)
+    log.write("r", "POST", "/p", 400, 0.001, error="feature 'age': 200 came, 0 to 120 is expected")
+    log.write("r", "POST", "/p", 504, 0.001, error="no answer within the 30 ms that the caller waits")
+    assert [line["error"][:7] for line in written(log, pipe[0])] == ["refused", "no answ"]

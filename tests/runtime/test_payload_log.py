@@ -146,7 +146,11 @@ def test_what_is_redacted_is_nowhere_in_what_was_sent(
     assert tensor["data"] == [None, ROW[1], ROW[2], None]
     assert tensor["parameters"] == {"redacted": "sepal length (cm),petal width (cm)"}
     assert "no model here has an input, output or feature of this name: not there" in server.log()
+    refused = server.infer(request(datatype="INT8", data=[98765] * 4))
+    assert (refused.status_code, "98765" in refused.text) == (400, True)
+    eventually(lambda: '"status":400' in server.log())
     assert "1.84375" not in server.log()
+    assert "98765" not in server.log()
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64", "INT64", "UINT8", "BOOL", "BYTES"])
