@@ -146,6 +146,13 @@ def test_what_xgboost_writes_passes_its_vetting(trained: dict[str, xgb.Booster],
         xgboost_document.vet(bytes(booster.save_raw(form)))
 
 
+def test_what_an_older_xgboost_wrote_passes_too(trained: dict[str, xgb.Booster]) -> None:
+    document = json.loads(trained["numbers"].save_raw("json"))
+    # Before 1.6
+    del document["learner"]["gradient_booster"]["model"]["gbtree_model_param"]["num_parallel_tree"]
+    xgboost_document.vet(json.dumps(document).encode())
+
+
 @pytest.mark.parametrize("form", ["ubj", "json"])
 def test_no_damage_to_an_xgboost_file_gets_through_to_xgboost(
     trained: dict[str, xgb.Booster], form: str, tmp_path: Path

@@ -102,7 +102,8 @@ def _vet_trees(model: dict[str, Any], features: int, groups: int) -> None:
     if not isinstance(trees, list) or len(trees) != count:
         raise MalformedXGBoostError(f"it should hold {count} trees")
     _within("tree_info", _whole(model, "tree_info", count), 0, groups)
-    _counted(stated, "num_parallel_tree", 2**31)
+    if "num_parallel_tree" in stated:  # absent before 1.6
+        _counted(stated, "num_parallel_tree", 2**31)
     if "iteration_indptr" in model:
         _vet_bounds("iteration_indptr", _whole(model, "iteration_indptr"), count)
     for number, tree in enumerate(trees):
