@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from pilotage_runtime.contract import TensorSpec
-from pilotage_runtime.errors import BusyError, ModelFailedError, TooLateError
+from pilotage_runtime.errors import BusyError, ModelFailedError, Refused, TooLateError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Entry(ABC):
 
     @abstractmethod
     def failed(self, error: Exception) -> None:
-        """Take the failure: ModelFailedError, TooLateError or BusyError."""
+        """Take the failure: ModelFailedError, TooLateError, BusyError, or Refused where the model is closed."""
 
 
 class Runner(Protocol):
@@ -103,6 +103,7 @@ class Batcher:
         self._delay = delay_seconds
         self._queue: deque[Entry] = deque()
         self._rows = 0
+        self._closed: Refused | None = None
         self._flush_due = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="infer")
@@ -119,13 +120,13 @@ class Batcher:
         return bool(self._queue) or self._free < self._concurrency
 
     def submit(self, entry: Entry) -> None:
-        """Queue an entry, or fail it at once where the queue is full."""
+        """Queue an entry, or fail it at once where the queue is full or closed."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         if len(self._queue) >= self._max_entries:
             entry.ended = True
-            entry.failed(BusyError(self._max_entries))
+            entry.failed(self._closed or BusyError(self._max_entries))
             return
         self._queue.append(entry)
         entry.queued = True
@@ -146,11 +147,11 @@ class Batcher:
         self._end(entry)
 
     def close(self) -> None:
-        """Wait for the runs under way; what is still queued has failed."""
+        """Wait for the runs under way; what is still queued, or comes later, is refused."""
+        self._closed = Refused("the model was unloaded", 503)
+        self._max_entries = 0
         while self._queue:
-            entry = self._queue.popleft()
-            self._settle(entry)
-            entry.failed(ModelFailedError("the model was unloaded"))
+            self._refuse(self._queue.popleft(), self._closed)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _flush(self) -> None:
@@ -202,7 +203,14 @@ class Batcher:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._finish_in_loop, batch, future)
 
-        self._pool.submit(self._run, batch, rows, in_thread=True).add_done_callback(done)
+        try:
+            running = self._pool.submit(self._run, batch, rows, in_thread=True)
+        except RuntimeError:  # closed between two runs of one batch
+            self._free += 1
+            for entry in batch:
+                self._refuse(entry, self._closed or Refused("this server is stopping", 503))
+        else:
+            running.add_done_callback(done)
 
     def _finish_in_loop(self, batch: list[Entry], future: Future[Outcome]) -> None:
         self._free += 1
@@ -291,6 +299,10 @@ class Batcher:
             self._queue.remove(entry)
             self._rows -= entry.rows
         self._settle(entry)
+
+    def _refuse(self, entry: Entry, refused: Refused) -> None:
+        self._settle(entry)
+        entry.failed(refused)
 
     @staticmethod
     def _settle(entry: Entry) -> None:

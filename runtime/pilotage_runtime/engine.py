@@ -54,6 +54,8 @@ class Engine:
         self.slot = slot
         self.limits = limits
         self.used_at = time.perf_counter()
+        # Requests it was chosen for that are not answered yet, those whose bodies still come among them.
+        self.holders = 0
         # Whether requests may share a run is proven by the warm-up; until then, why not.
         self.unbatched: str | None = "not proven yet"
         self._model = model
@@ -255,8 +257,10 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody is owed an answer."""
-        return self._batcher.busy or (self._streams is not None and self._streams.open > 0)
+        """Whether somebody is owed an answer, or a run goes on unheard."""
+        return (
+            self.holders > 0 or self._batcher.busy or (self._streams is not None and self._streams.open > 0)
+        )
 
     @property
     def streams(self) -> bool:

@@ -89,6 +89,7 @@ async def counted(
         _leave(repository.unknown, exchange, refused.status)
         raise
     engine.slot.enter()
+    engine.holders += 1
     engine.used_at = exchange.started
     status: int | None = 499
     streamed = False
@@ -97,7 +98,7 @@ async def counted(
         status = response.status_code
         if isinstance(response, EventStream):
             streamed = True
-            response.ended = partial(_leave, engine.slot, exchange)
+            response.ended = partial(_ended, engine, exchange)
     except Refused as refused:
         status = refused.status
         response = JSONResponse({"error": refused.message}, status)
@@ -119,9 +120,10 @@ async def counted(
         response = Response(answer.body, status, headers, "application/json")
     finally:
         if status is None:  # the caller left before its request was whole: nobody's failure
+            engine.holders -= 1
             engine.slot.abandon()
         elif not streamed:
-            _leave(engine.slot, exchange, status)
+            _ended(engine, exchange, status)
     return response
 
 
@@ -160,6 +162,11 @@ async def body(request: Request, limit: int) -> bytes:
 def json(body: Any) -> Response:
     """Answer with numbers as numpy holds them."""
     return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def _ended(engine: Engine, exchange: Exchange, status: int) -> None:
+    engine.holders -= 1
+    _leave(engine.slot, exchange, status)
 
 
 def _leave(slot: Slot, exchange: Exchange, status: int) -> None:

@@ -191,6 +191,7 @@ class GrpcServer:
             self._count(exchange, None, refused.status, refused.message)
             raise
         engine.slot.enter()
+        engine.holders += 1
         engine.used_at = exchange.started
         try:
             answer = await self._run(engine, request, exchange)
@@ -261,6 +262,7 @@ class GrpcServer:
             yield await self._infer(request, exchange)
             return
         engine.slot.enter()
+        engine.holders += 1
         status, error = 499, "the caller left before it was answered"
         try:
             parsed = v2_grpc.read(request)
@@ -311,6 +313,8 @@ class GrpcServer:
         slot = engine.slot if engine is not None else self._repository.unknown
         if engine is None:
             slot.enter()
+        else:
+            engine.holders -= 1
         if exchange.pinned:
             slot.leave_pinned()
         else:

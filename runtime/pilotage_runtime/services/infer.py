@@ -59,6 +59,7 @@ class InferHandler:
         call.slot = engine.slot if engine is not None else self._repository.unknown
         call.slot.enter()
         if engine is not None:
+            engine.holders += 1
             engine.used_at = call.started
         if call.content_length is not None and int(call.content_length) > self._max_body_bytes:
             length = call.content_length.decode()
@@ -109,6 +110,8 @@ class InferHandler:
         """Count and log an answer: when it is known, before a slow reader takes it."""
         seconds = time.perf_counter() - call.started
         self._buffered -= call.size
+        if call.engine is not None:
+            call.engine.holders -= 1
         if call.pinned:
             call.slot.leave_pinned()
         else:
@@ -137,6 +140,8 @@ class InferHandler:
         """Count and log a request whose caller left; one that was never whole is nobody's failure."""
         seconds = time.perf_counter() - call.started
         self._buffered -= call.size
+        if call.engine is not None:
+            call.engine.holders -= 1
         if call.begun and not call.pinned:
             call.slot.leave(_CLIENT_CLOSED, seconds)
         else:
@@ -223,6 +228,8 @@ def refused(error: Exception, exchange: Exchange) -> Answer:
             return refusal(429, str(error), (b"retry-after", b"1"))
         case ModelFailedError():
             return refusal(500, str(error))
+        case Refused():
+            return refusal(error.status, error.message, *error.headers)
         case _:
             logger.error("unexpected failure", exc_info=error)
             return refusal(500, INTERNAL)
