@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 LIMIT_BYTES = 2**20
+_GONE = {"error": "the process at the other end has gone"}
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,12 @@ class Channel:
         self._ids = itertools.count()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._tasks = set[asyncio.Task[None]]()
+        self._gone = False
 
     async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the other end; its answer, or `error` where it has gone."""
+        if self._gone:
+            return dict(_GONE)
         number = next(self._ids)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._send({"ask": number, **message})
@@ -52,9 +56,10 @@ class Channel:
         except (ConnectionError, ValueError, asyncio.IncompleteReadError):
             logger.exception("the channel broke")
         finally:
+            self._gone = True
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_result({"error": "the process at the other end has gone"})
+                    future.set_result(dict(_GONE))
 
     async def _answer(self, number: int, message: Mapping[str, Any]) -> None:
         try:

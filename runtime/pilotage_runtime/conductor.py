@@ -64,15 +64,19 @@ class Conductor:
         """Serve exactly these versions of a model; undone on all members if it fails on one."""
         listed = [[number, location.version, str(location.root)] for number, location in versions.items()]
         message = {"model": model, "versions": listed}
-        members = list(self._members())
-        answers = await asyncio.gather(*(member.handle({"do": "prepare", **message}) for member in members))
-        errors = [answer["error"] for answer in answers if "error" in answer]
-        if errors:
-            await asyncio.gather(*(member.handle({"do": "abort"}) for member in members))
-            raise _Failed(errors[0])
-        # From here on: a worker that starts meanwhile, or anew, loads what is wanted now.
+        asked = list[Member]()
+        # A load may take minutes: a worker that has come up meanwhile is asked as well.
+        while new := [member for member in self._members() if member not in asked]:
+            asked += new
+            answers = await asyncio.gather(*(member.handle({"do": "prepare", **message}) for member in new))
+            errors = [answer["error"] for answer in answers if "error" in answer]
+            if errors:
+                await asyncio.gather(*(member.handle({"do": "abort"}) for member in asked))
+                raise _Failed(errors[0])
+        # With no await since the look at who is there: one that comes up from here on has loaded for an older
+        # generation, which its supervisor sees.
         self._roster.replace(model, versions)
-        await asyncio.gather(*(member.handle({"do": "commit", **message}) for member in members))
+        await asyncio.gather(*(member.handle({"do": "commit", **message}) for member in asked))
         logger.info(
             "repository changed",
             extra={"model": model, "versions": [one.version for one in versions.values()]},

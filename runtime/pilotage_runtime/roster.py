@@ -18,6 +18,8 @@ class Roster:
         self._root = root
         self._numbers: dict[tuple[str, str], int] = {}
         self.wanted: dict[int, Location] = {}
+        # Counts the changes: a version whose files have changed is wanted by the same name as before.
+        self.generation = 0
         locations = catalog.discover(root, name)
         # One model alone is loaded once and stays.
         self.is_repository = all(location.root != root for location in locations)
@@ -37,6 +39,7 @@ class Roster:
         """Want these versions of a model and no others."""
         kept = {number: location for number, location in self.wanted.items() if location.model != model}
         self.wanted = {**kept, **versions}
+        self.generation += 1
 
     def labels(self) -> Mapping[int, ModelLabels]:
         """Name the models whose numbers are in the sheets."""

@@ -128,27 +128,31 @@ class Supervisor:
         if self._stopping.is_set():  # it began too late to be told with the others
             _send(process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
-        wanted = dict(self._roster.wanted)
+        wanted, generation = self._roster.wanted, self._roster.generation
         models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
         writer.write(orjson.dumps({"models": models}) + b"\n")
         try:
             if await reader.readline() == b"loaded\n":
                 if first:
                     await self._all_loaded.wait()
-                if wanted != self._roster.wanted:  # changed while it loaded: it would serve what is gone
+                if (
+                    generation != self._roster.generation
+                ):  # changed while it loaded: it would serve what is gone
                     place.outdated = True
                     _send(process, signal.SIGTERM)
                     return await process.wait()
                 writer.write(b"go\n")
                 member = self._members[place.index] = Channel(reader, writer, self._asked)
                 logger.info("worker serves", extra={"worker": place.index, "pid": process.pid})
-                await member.run()
+                try:
+                    await member.run()
+                finally:  # it hears nothing any more, though it may take a while to end
+                    self._members.pop(place.index, None)
             return await process.wait()
         except (asyncio.BrokenBarrierError, ConnectionError):  # ended while it loaded
             return await process.wait()
         finally:
             place.process = None
-            self._members.pop(place.index, None)
             writer.close()
 
     async def _asked(self, message: Mapping[str, Any]) -> dict[str, Any]:

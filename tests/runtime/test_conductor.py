@@ -1,0 +1,202 @@
+"""Changes that several workers take together, or none of them: whoever comes, goes or gives up meanwhile."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pilotage_runtime.channel import Channel
+from pilotage_runtime.conductor import Conductor
+from pilotage_runtime.digest import digest
+from pilotage_runtime.errors import Refused
+from pilotage_runtime.roster import Roster
+from pilotage_runtime.settings import ServeSettings
+from tests.runtime.conftest import Server, Servers, eventually
+from tests.runtime.test_infer import until
+from tests.runtime.test_repository import scale
+from tests.runtime.test_workers import worker_pids
+
+HELD = """
+import pathlib, time
+
+class Model:
+    def load(self, folder):
+        hold = pathlib.Path({hold!r})
+        if hold.exists():
+            hold.with_name("loading").touch()
+        while hold.exists():
+            time.sleep(0.01)
+
+    def predict(self, inputs):
+        return {{"y": inputs["x"] * 7}}
+"""
+CONTRACT = (
+    '{"inputs":[{"name":"x","datatype":"FP32","shape":[-1]}],'
+    '"outputs":[{"name":"y","datatype":"FP32","shape":[-1]}]}'
+)
+
+
+class Worker:
+    """A member that notes its steps, and takes one when the test lets it."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.steps = list[str]()
+        self.free = asyncio.Event()
+        self.free.set()
+        self._answers = answers
+
+    async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        step = message["do"]
+        self.steps.append(f"{step} {message['model']}" if "model" in message else step)
+        await self.free.wait()
+        answer = self._answers.get(step, {})
+        return answer(message) if callable(answer) else answer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    scale(tmp_path / "repository" / "triple" / "model.onnx", 3)
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A model whose load goes on for as long as the file `hold` is beside its folder."""
+    model = tmp_path / "held"
+    model.mkdir()
+    (model / "model.py").write_text(HELD.format(hold=str(tmp_path / "hold")))
+    (model / "contract.json").write_text(CONTRACT)
+    return model
+
+
+def conducted(folder: Path, members: list[Worker], **settings: Any) -> tuple[Conductor, Roster]:
+    roster = Roster(folder, "m")
+    chosen = ServeSettings(model_dir=folder, model_name="m", **settings)
+    return Conductor(chosen, roster, lambda: list(members)), roster
+
+
+def names(roster: Roster) -> list[str]:
+    return sorted(location.model for location in roster.wanted.values())
+
+
+# Workers that come while a change is under way.
+
+
+async def test_a_worker_that_comes_up_during_a_load_takes_part_in_it(folder: Path) -> None:
+    first, second = Worker(), Worker()
+    members = [first]
+    conductor, roster = conducted(folder, members)
+    scale(folder / "five" / "model.onnx", 5)
+    first.free.clear()
+    load = asyncio.create_task(conductor.load("five"))
+    await until(lambda: first.steps)
+    members.append(second)
+    first.free.set()
+    await load
+    assert first.steps == second.steps == ["prepare five", "commit five"]
+    assert names(roster) == ["five", "triple"]
+
+
+async def test_what_a_late_worker_cannot_load_none_does(folder: Path) -> None:
+    first, second = Worker(), Worker(prepare={"error": "no room"})
+    members = [first]
+    conductor, roster = conducted(folder, members)
+    first.free.clear()
+    load = asyncio.create_task(conductor.load("triple"))
+    await until(lambda: first.steps)
+    members.append(second)
+    first.free.set()
+    with pytest.raises(Refused, match="no room"):
+        await load
+    assert first.steps == second.steps == ["prepare triple", "abort"]
+    assert roster.generation == 0
+
+
+async def test_a_version_loaded_anew_is_another_generation(folder: Path) -> None:
+    conductor, roster = conducted(folder, [Worker()])
+    before = roster.wanted
+    await conductor.load("triple")
+    assert (roster.wanted, roster.generation) == (before, 1)
+
+
+async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_eof()
+
+    async def never(message: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError(message)
+
+    channel = Channel(reader, None, never)  # pyright: ignore[reportArgumentType] - nothing is written
+    await channel.run()
+    async with asyncio.timeout(10):
+        assert "gone" in (await channel.handle({"do": "usage"}))["error"]
+
+
+def get(server: Server, path: str) -> httpx.Response:
+    """Ask on a connection of its own, so whichever worker takes it."""
+    return httpx.get(f"{server.client.base_url}{path}", trust_env=False, timeout=20)
+
+
+def factors(server: Server, model: str) -> set[float]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    found = set[float]()
+    for _ in range(24):
+        answer = httpx.post(
+            f"{server.client.base_url}/v2/models/{model}/infer", json={"inputs": [tensor]}, trust_env=False
+        )
+        assert answer.status_code == 200, answer.text
+        found.add(answer.json()["outputs"][0]["data"][0])
+    return found
+
+
+def serving(server: Server, count: int) -> list[int]:
+    return eventually(lambda: len(pids := worker_pids(server)) == count and pids)
+
+
+def test_workers_agree_though_one_came_up_during_a_long_load(
+    folder: Path, held: Path, serve: Servers
+) -> None:
+    server = serve(folder, repository_control=True, workers=2, trusted=True, model_digest=digest(held))
+    hold = held.with_name("hold")
+    hold.touch()
+    held.rename(folder / "held")
+    answers = list[httpx.Response]()
+    url = f"{server.client.base_url}/v2/repository/models/held/load"
+    load = threading.Thread(target=lambda: answers.append(httpx.post(url, timeout=60, trust_env=False)))
+    server.client.close()
+    one, _ = serving(server, 2)
+    os.kill(one, signal.SIGKILL)
+    eventually(lambda: '"worker died"' in server.log())
+    load.start()
+    serving(server, 3)
+    hold.unlink()
+    load.join()
+    assert answers[0].status_code == 200, answers[0].text
+    assert factors(server, "held") == {7}
+
+
+def test_a_worker_that_loaded_what_has_been_replaced_meanwhile_never_serves_it(
+    folder: Path, held: Path, serve: Servers
+) -> None:
+    held.rename(folder / "x-held")  # behind the model that will change, in the order of loading
+    hold = folder.with_name("hold")
+    server = serve(
+        folder, repository_control=True, workers=2, trusted=True, model_digest=digest(folder / "x-held")
+    )
+    server.client.close()
+    one, _ = serving(server, 2)
+    hold.touch()
+    os.kill(one, signal.SIGKILL)
+    eventually(hold.with_name("loading").exists)
+    scale(folder / "triple" / "model.onnx", 33)
+    answer = httpx.post(f"{server.client.base_url}/v2/repository/models/triple/load", trust_env=False)
+    assert answer.status_code == 200
+    hold.unlink()
+    serving(server, 3)
+    assert factors(server, "triple") == {33}
