@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from pilotage_runtime import budget, memory
@@ -24,7 +24,10 @@ class Member(Protocol):
 
 
 class Conductor:
-    """Decides for all members."""
+    """Decides for all members.
+
+    A change that was asked for goes on to its end, or is undone as a whole, though its caller no longer waits.
+    """
 
     def __init__(
         self, settings: ServeSettings, roster: Roster, members: Callable[[], Sequence[Member]]
@@ -33,9 +36,24 @@ class Conductor:
         self._roster = roster
         self._members = members
         self._one_at_a_time = asyncio.Lock()
+        self._changes = set[asyncio.Task[None]]()
 
     async def load(self, model: str) -> None:
         """Serve what the repository's folder holds of a model now; raise Refused where that cannot be."""
+        await self._whole(self._load(model))
+
+    async def unload(self, model: str) -> None:
+        """Stop serving a model; requests under way are answered."""
+        await self._whole(self._unload(model))
+
+    async def _whole(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change in a task of its own, which a caller that leaves does not cancel."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _load(self, model: str) -> None:
         async with self._one_at_a_time:
             if not self._roster.is_repository:
                 raise Refused("this server was started with one model, not with a repository of models", 409)
@@ -53,8 +71,7 @@ class Conductor:
             except _Failed as failed:
                 raise Refused(f"model '{model}' cannot be loaded: {failed}") from failed
 
-    async def unload(self, model: str) -> None:
-        """Stop serving a model; requests under way are answered."""
+    async def _unload(self, model: str) -> None:
         async with self._one_at_a_time:
             if not any(location.model == model for location in self._roster.wanted.values()):
                 raise Refused(f"model '{model[:100]}' is not loaded", 404)
@@ -65,22 +82,29 @@ class Conductor:
         listed = [[number, location.version, str(location.root)] for number, location in versions.items()]
         message = {"model": model, "versions": listed}
         asked = list[Member]()
-        # A load may take minutes: a worker that has come up meanwhile is asked as well.
-        while new := [member for member in self._members() if member not in asked]:
-            asked += new
-            answers = await asyncio.gather(*(member.handle({"do": "prepare", **message}) for member in new))
-            errors = [answer["error"] for answer in answers if "error" in answer]
-            if errors:
-                await asyncio.gather(*(member.handle({"do": "abort"}) for member in asked))
-                raise _Failed(errors[0])
-        # With no await since the look at who is there: one that comes up from here on has loaded for an older
-        # generation, which its supervisor sees.
+        try:
+            await self._prepare(message, asked)
+        except BaseException:
+            await asyncio.gather(*(member.handle({"do": "abort"}) for member in asked))
+            raise
+        # Nothing else has run since the last look at who is there: one that comes up from here on has loaded for
+        # an older generation, which its supervisor sees.
         self._roster.replace(model, versions)
         await asyncio.gather(*(member.handle({"do": "commit", **message}) for member in asked))
         logger.info(
             "repository changed",
             extra={"model": model, "versions": [one.version for one in versions.values()]},
         )
+
+    async def _prepare(self, message: Mapping[str, Any], asked: list[Member]) -> None:
+        """Let all members load, and note who was asked; raise _Failed where one cannot."""
+        # A load may take minutes: a worker that has come up meanwhile is asked as well.
+        while new := [member for member in self._members() if member not in asked]:
+            asked += new
+            answers = await asyncio.gather(*(member.handle({"do": "prepare", **message}) for member in new))
+            errors = [answer["error"] for answer in answers if "error" in answer]
+            if errors:
+                raise _Failed(errors[0])
 
     async def _evictions(self, model: str, versions: Mapping[int, Location]) -> list[str]:
         limit = self._settings.memory_budget_bytes

@@ -108,15 +108,15 @@ class Loading:
         old = {version.number: version.engine for version in self._repository.versions(model)}
         for number in old.keys() - wanted.keys():
             self._repository.remove(number)
-        for number, version in self._prepared.items():
+        prepared = {number: self._prepared.pop(number) for number in wanted if number in self._prepared}
+        for number, version in prepared.items():
             slot = self._repository.slot(number)
             if slot.loaded:
                 slot.loaded_in(version.load_seconds)
             else:
                 slot.start(version.load_seconds)
             self._repository.put(version)
-        replaced = [old.get(number) for number in (*self._prepared, *(old.keys() - wanted.keys()))]
-        self._prepared = {}
+        replaced = [old.get(number) for number in (*prepared, *(old.keys() - wanted.keys()))]
         self._retire([engine for engine in replaced if engine is not None])
 
     async def abort(self) -> None:

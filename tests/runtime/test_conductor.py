@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Mapping
@@ -11,12 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from pilotage_runtime.catalog import Location
 from pilotage_runtime.channel import Channel
 from pilotage_runtime.conductor import Conductor
 from pilotage_runtime.digest import digest
 from pilotage_runtime.errors import Refused
+from pilotage_runtime.loading import Loading
+from pilotage_runtime.repository import Repository
 from pilotage_runtime.roster import Roster
 from pilotage_runtime.settings import ServeSettings
+from pilotage_runtime.telemetry import Sheet
 from tests.runtime.conftest import Server, Servers, eventually
 from tests.runtime.test_infer import until
 from tests.runtime.test_repository import scale
@@ -138,11 +143,6 @@ async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
         assert "gone" in (await channel.handle({"do": "usage"}))["error"]
 
 
-def get(server: Server, path: str) -> httpx.Response:
-    """Ask on a connection of its own, so whichever worker takes it."""
-    return httpx.get(f"{server.client.base_url}{path}", trust_env=False, timeout=20)
-
-
 def factors(server: Server, model: str) -> set[float]:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
     found = set[float]()
@@ -200,3 +200,69 @@ def test_a_worker_that_loaded_what_has_been_replaced_meanwhile_never_serves_it(
     hold.unlink()
     serving(server, 3)
     assert factors(server, "triple") == {33}
+
+
+# Callers that leave while a change is under way.
+
+
+async def test_a_change_goes_on_to_its_end_though_its_caller_has_left(folder: Path) -> None:
+    worker = Worker()
+    conductor, roster = conducted(folder, [worker])
+    scale(folder / "five" / "model.onnx", 5)
+    worker.free.clear()
+    load = asyncio.create_task(conductor.load("five"))
+    await until(lambda: worker.steps)
+    load.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    next_one = asyncio.create_task(conductor.unload("triple"))
+    worker.free.set()
+    await next_one
+    assert worker.steps == ["prepare five", "commit five", "prepare triple", "commit triple"]
+    assert names(roster) == ["five"]
+
+
+async def test_a_change_that_breaks_off_is_undone(folder: Path) -> None:
+    def breaks(message: Mapping[str, Any]) -> dict[str, Any]:
+        raise OSError(f"no {message['model']}")
+
+    worker = Worker(prepare=breaks)
+    conductor, roster = conducted(folder, [worker])
+    with pytest.raises(OSError, match="no triple"):
+        await conductor.load("triple")
+    assert worker.steps == ["prepare triple", "abort"]
+    assert roster.generation == 0
+
+
+def test_a_load_outlasts_its_callers_patience_and_nothing_of_it_is_left_over(
+    folder: Path, held: Path, serve: Servers
+) -> None:
+    server = serve(folder, repository_control=True, trusted=True, model_digest=digest(held))
+    hold = held.with_name("hold")
+    hold.touch()
+    for version in ("1", "2"):
+        shutil.copytree(held, folder / "held" / version)
+    path = "/v2/repository/models/held"
+    answer = server.client.post(f"{path}/load", headers={"x-envoy-expected-rq-timeout-ms": "300"})
+    assert answer.status_code == 504
+    hold.unlink()
+    scale(folder / "five" / "model.onnx", 5)
+    assert server.client.post("/v2/repository/models/five/load").status_code == 200
+    entries = server.client.post("/v2/repository/index").json()
+    assert [(entry["name"], entry["version"], entry["state"]) for entry in entries] == [
+        ("five", "1", "READY"), ("held", "1", "READY"), ("held", "2", "READY"), ("triple", "1", "READY"),
+    ]  # fmt: skip
+    assert (factors(server, "held"), factors(server, "five")) == ({7}, {5})
+    assert server.client.post(f"{path}/unload").status_code == 200
+    assert server.client.post("/v2/models/held/infer", json={}).status_code == 404
+
+
+async def test_a_commit_shows_nothing_but_what_it_names(folder: Path) -> None:
+    loading = Loading(ServeSettings(model_dir=folder, model_name="m"), Repository(Sheet()))
+    triple = {1: Location("triple", "1", folder / "triple")}
+    scale(folder / "five" / "model.onnx", 5)
+    await loading.prepare({2: Location("five", "1", folder / "five")})
+    await loading.prepare(triple)
+    loading.commit("triple", triple)
+    assert loading._repository.names() == ["triple"]
+    await loading.abort()

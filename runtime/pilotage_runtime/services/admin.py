@@ -35,7 +35,10 @@ INDEX_BODY: dict[str, Any] = {
 
 
 class Control(Protocol):
-    """Who loads and unloads, on all workers; both raise Refused where they cannot."""
+    """Who loads and unloads, on all workers; both raise Refused where they cannot.
+
+    A caller may give up: the change goes on to its end, or is undone as a whole.
+    """
 
     async def load(self, model: str) -> None:
         """Serve what the repository's folder holds of a model now."""
