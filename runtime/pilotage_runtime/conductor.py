@@ -63,19 +63,46 @@ class Conductor:
                 raise Refused(failure.message) from failure
             if not versions:
                 raise Refused(f"the repository holds no model '{model[:100]}'", 404)
-            for other in await self._evictions(model, versions):
-                logger.info("unloading the longest unused", extra={"model": other, "room_for": model})
-                await self._replace(other, {})
+            evicted: dict[str, Mapping[int, Location]] = {}
             try:
+                for other in await self._evictions(model, versions):
+                    logger.info("unloading the longest unused", extra={"model": other, "room_for": model})
+                    evicted[other] = self._roster.versions(other)
+                    await self._replace(other, {})
                 await self._replace(model, versions)
             except _Failed as failed:
+                await self._put_back(evicted, model)
                 raise Refused(f"model '{model}' cannot be loaded: {failed}") from failed
+            except Exception:
+                await self._put_back(evicted, model)
+                raise
 
     async def _unload(self, model: str) -> None:
         async with self._one_at_a_time:
             if not any(location.model == model for location in self._roster.wanted.values()):
                 raise Refused(f"model '{model[:100]}' is not loaded", 404)
-            await self._replace(model, {})
+            try:
+                await self._replace(model, {})
+            except _Failed as failed:
+                raise Refused(f"model '{model[:100]}' cannot be unloaded now: {failed}", 503) from failed
+
+    async def _put_back(self, evicted: Mapping[str, Mapping[int, Location]], model: str) -> None:
+        """Load again what made room for a model that cannot be loaded."""
+        for other, versions in evicted.items():
+            logger.info("loading again what had made room", extra={"model": other, "room_for": model})
+            kept: dict[int, Location] = {}
+            # One by one: a version that cannot be loaded, as perhaps never since the start, stops no other.
+            for number, location in versions.items():
+                try:
+                    await self._replace(other, {**kept, number: location})
+                except _Failed as failed:
+                    logger.error(  # noqa: TRY400 - told by who failed, with what it knows
+                        "cannot be loaded again: %s",
+                        failed,
+                        extra={"model": other, "version": location.version},
+                    )
+                else:
+                    kept[number] = location
 
     async def _replace(self, model: str, versions: Mapping[int, Location]) -> None:
         """Serve exactly these versions of a model; undone on all members if it fails on one."""

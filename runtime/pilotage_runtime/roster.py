@@ -35,6 +35,10 @@ class Roster:
             locations = catalog.discover(self._root, model) if model == self._versions_of else []
         return {self._number(location): location for location in locations}
 
+    def versions(self, model: str) -> dict[int, Location]:
+        """Give the versions of a model that are wanted, by number."""
+        return {number: location for number, location in self.wanted.items() if location.model == model}
+
     def replace(self, model: str, versions: Mapping[int, Location]) -> None:
         """Want these versions of a model and no others."""
         kept = {number: location for number, location in self.wanted.items() if location.model != model}

@@ -266,3 +266,85 @@ async def test_a_commit_shows_nothing_but_what_it_names(folder: Path) -> None:
     loading.commit("triple", triple)
     assert loading._repository.names() == ["triple"]
     await loading.abort()
+
+
+# Models that make room for another.
+
+
+def crowded(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A member that can load `big` only where another goes, the longest unused being `triple`."""
+    del message
+    return {"resident": 90, "loaded": [["triple", 1000, 60.0], ["five", 1000, 5.0]]}
+
+
+def only_big_fails(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"error": "no version 1"} if message["model"] == "big" else {}
+
+
+def steps_of(worker: Worker) -> list[str]:
+    return [step for step in worker.steps if step != "usage"]
+
+
+async def test_what_made_room_is_loaded_again_where_the_load_fails(folder: Path) -> None:
+    scale(folder / "big" / "1" / "model.onnx", 1)
+    worker = Worker(usage=crowded, prepare=only_big_fails)
+    shutil.move(folder / "big", folder.parent / "big")
+    scale(folder / "five" / "model.onnx", 5)
+    conductor, roster = conducted(folder, [worker], memory_budget_bytes=100, evict_models=True)
+    shutil.move(folder.parent / "big", folder / "big")
+    before = roster.wanted
+    with pytest.raises(Refused, match="model 'big' cannot be loaded: no version 1"):
+        await conductor.load("big")
+    assert steps_of(worker) == [
+        "prepare triple", "commit triple", "prepare big", "abort", "prepare triple", "commit triple",
+    ]  # fmt: skip
+    assert roster.wanted == before
+
+
+async def test_a_version_that_cannot_be_loaded_again_stops_no_other(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(folder / "triple")
+    for path in ("triple/1", "triple/2", "five", "big/1"):
+        scale(folder / path / "model.onnx", 1)
+    shutil.move(folder / "big", folder.parent / "big")
+
+    def prepare(message: Mapping[str, Any]) -> dict[str, Any]:
+        listed = [(message["model"], version) for _, version, _ in message["versions"]]
+        return {"error": "damaged"} if ("triple", "1") in listed or message["model"] == "big" else {}
+
+    worker = Worker(usage=crowded, prepare=prepare)
+    conductor, roster = conducted(folder, [worker], memory_budget_bytes=100, evict_models=True)
+    shutil.move(folder.parent / "big", folder / "big")
+    with pytest.raises(Refused, match="damaged"):
+        await conductor.load("big")
+    assert [location.version for location in roster.versions("triple").values()] == ["2"]
+    assert "cannot be loaded again: damaged" in caplog.text
+
+
+def test_a_load_that_fails_costs_no_other_model_its_place(folder: Path, serve: Servers) -> None:
+    shutil.rmtree(folder / "triple")
+    scale(folder / "large" / "model.onnx", 1, padding_mib=40)
+    scale(folder / "small" / "model.onnx", 2)
+    first = serve(folder, repository_control=True)
+    resident = int(Path(f"/proc/{first.process.pid}/statm").read_text().split()[1]) * 4096
+    first.terminate()
+    first.wait_exit()
+    server = serve(
+        folder, repository_control=True, evict_models=True, memory_budget_bytes=resident + 10 * 2**20
+    )
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.onnx").write_bytes(b"\x08\x07" + bytes(40 * 2**20))
+    factors(server, "small")
+    answer = server.client.post("/v2/repository/models/broken/load")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("model 'broken' cannot be loaded: ")
+    assert '"unloading the longest unused","model":"large"' in server.log()
+    assert len(factors(server, "large")) == 1
+
+
+async def test_an_unload_that_a_worker_cannot_take_part_in_is_refused(folder: Path) -> None:
+    conductor, roster = conducted(folder, [Worker(prepare={"error": "gone"})])
+    with pytest.raises(Refused, match="model 'triple' cannot be unloaded now: gone") as refused:
+        await conductor.unload("triple")
+    assert (refused.value.status, names(roster)) == (503, ["triple"])
