@@ -130,6 +130,8 @@ class Loading:
     def _load(self, number: int, location: Location) -> Version | StartFailure:
         started = time.perf_counter()
         seen = stamp(location.root)
+        if not self._repository.slot(number).loaded:
+            self._repository.sheet.empty(number)
         try:
             engine = app.load(location, self._settings, self._repository.slot(number), self._trials)
         except StartFailure as failure:

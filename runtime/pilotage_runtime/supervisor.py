@@ -52,7 +52,13 @@ class _Place:
 
 def serve(settings: ServeSettings) -> int:
     """Supervise until SIGTERM or until the workers give up."""
-    return uvloop.run(Supervisor(settings).run())
+    try:
+        supervisor = Supervisor(settings)
+    except StartFailure as failure:  # the folder, before any worker has seen it
+        logger.error("%s", failure.message, extra={"stage": failure.stage, "reason": failure.reason})  # noqa: TRY400
+        report(failure, settings.termination_log)
+        return failure.exit_code
+    return uvloop.run(supervisor.run())
 
 
 class Supervisor:

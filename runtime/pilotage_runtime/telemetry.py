@@ -10,6 +10,7 @@ and features (`names`).
 import math
 import mmap
 import os
+from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -102,6 +103,12 @@ class Sheet:
     def begin(self) -> None:
         """Begin, or go on after a worker that died: its connections died with it."""
         self._values[_CONNECTIONS] = 0
+
+    def empty(self, number: int) -> None:
+        """Empty a slot in which nothing was ever counted: another version's load, which failed, has left names there."""
+        begin, end = number * _WIDTH, (number + 1) * _WIDTH
+        self._values[begin:end] = array("d", bytes(8 * _WIDTH))
+        self._names[number * _NAMES_BYTES : (number + 1) * _NAMES_BYTES] = bytes(_NAMES_BYTES)
 
     def slot(self, number: int) -> "Slot":
         """Give the slot of that number."""
