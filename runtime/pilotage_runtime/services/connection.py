@@ -9,6 +9,7 @@ import sys
 from typing import Any
 from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pilotage_runtime.services.asgi import error_body
@@ -39,6 +40,7 @@ class Connection(HttpToolsProtocol):
         self._inference = inference
         self._lifecycle = lifecycle
         self._in_head = False
+        self._upgrading = False  # a head that asks for another protocol was read, and is read anew without
         self._head_bytes = 0
         self._data_bytes = 0
         self._chunk_bytes = 0  # what of the last chunk no head has been charged for
@@ -84,7 +86,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._silent_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         if self.transport.is_closing():
             return
         if self._in_head:
@@ -101,6 +103,32 @@ class Connection(HttpToolsProtocol):
             self._body_since = self.loop.time()
             if self._body_timer is None:
                 self._watch_body()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; a request to speak another protocol is served as if it had not asked (RFC 9110, 7.8)."""
+        rest = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                except httptools.HttpParserUpgrade as upgrade:
+                    # Here the parser ends the request, and would take its body for the next one.
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    head = self._head_without_upgrade()
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                    self._upgrading = False
+                    self.parser.feed_data(head)
+                else:
+                    return
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _head_without_upgrade(self) -> bytes:
+        parser = self.parser
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -119,9 +147,14 @@ class Connection(HttpToolsProtocol):
         ):
             self._head_too_large = True
             raise ValueError("head too large")  # the parser turns it into send_400_response
+        parser: Any = self.parser  # None only once the connection is lost, after which nothing is parsed
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise ValueError("a tunnel")  # the parser turns it into send_400_response
+            self._upgrading = True
+            return
         self._in_head = False
         self._end_head_timer()
-        parser: Any = self.parser  # None only once the connection is lost, after which nothing is parsed
         path = self._inference_path() if parser.get_method() == b"POST" else None
         if path is None:
             url, expects = self.url, self.expect_100_continue
@@ -159,6 +192,8 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
         call: Any = self.cycle
         if type(call) is Call:
             call.whole()
