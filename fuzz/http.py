@@ -132,7 +132,7 @@ def connection(data: bytes) -> None:
     pieces = [data[at : at + size] for at in range(0, len(data), size)] if size else [data]
     written = world.talk([piece for piece in pieces if piece])
     assert world.engine.slot.in_flight == world.unknown.in_flight == 0, "a request is counted in for ever"
-    assert world.handler._buffered == 0, "a body is kept"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    assert world.handler.held.size == 0, "a body is kept"
     assert world.failures() == 0, "500 is counted"
     if written:
         assert written.startswith(b"HTTP/1.1 "), written[:100]

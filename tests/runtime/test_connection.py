@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services import connection
 from pilotage_runtime.services.connection import Connection
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import Sheet
@@ -36,13 +37,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def listening() -> AsyncGenerator[tuple[int, ServerState]]:
+async def listening(most: int = 1000) -> AsyncGenerator[tuple[int, ServerState, Held]]:
     config = uvicorn.Config(app, log_config=None, access_log=False)
     config.load()
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
     state = ServerState()
     inference = InferHandler(
-        Repository(Sheet()), AccessLog(NOWHERE), max_body_bytes=1000, max_buffered_bytes=1000
+        Repository(Sheet()), AccessLog(NOWHERE), max_body_bytes=most, max_buffered_bytes=most
     )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -51,12 +52,12 @@ async def listening() -> AsyncGenerator[tuple[int, ServerState]]:
         0,
     )
     async with server, asyncio.timeout(20):
-        yield server.sockets[0].getsockname()[1], state
+        yield server.sockets[0].getsockname()[1], state, inference.held
 
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with listening() as (port, _):
+    async with listening() as (port, _, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         yield reader, writer
         writer.close()
@@ -112,7 +113,7 @@ async def test_a_head_that_comes_late_and_slowly_is_waited_for() -> None:
 
 async def test_a_caller_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
-    async with listening() as (port, state):
+    async with listening() as (port, state, _):
         with socket.create_connection(("127.0.0.1", port)) as caller:
             caller.sendall(REQUEST % b"large")
             await until(lambda: state.total_requests == 1)
@@ -122,7 +123,7 @@ async def test_a_caller_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch:
 async def test_a_caller_that_takes_its_answer_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.5)
     loop = asyncio.get_running_loop()
-    async with listening() as (port, _):
+    async with listening() as (port, _, _):
         with socket.create_connection(("127.0.0.1", port)) as caller:
             caller.sendall(REQUEST % b"large")
             caller.setblocking(False)
@@ -132,6 +133,76 @@ async def test_a_caller_that_takes_its_answer_slowly_is_waited_for(monkeypatch: 
                 piece = await loop.sock_recv(caller, 2**20)
                 assert piece, "cut off"
                 taken += len(piece)
+
+
+async def test_a_caller_that_takes_next_to_nothing_of_its_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "UNREAD_BYTES", LARGE // 2)
+    loop = asyncio.get_running_loop()
+    async with listening(LARGE) as (port, state, held):
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.sendall(REQUEST % b"large")
+            caller.setblocking(False)
+            await until(lambda: held.size > 0)
+            taken = 0
+            while state.connections:
+                await asyncio.sleep(0.02)
+                with suppress(ConnectionError):
+                    taken += len(await loop.sock_recv(caller, 2**18))
+        assert taken < LARGE // 2
+        assert held.size == 0
+
+
+async def test_answers_that_nobody_takes_leave_no_room_for_large_bodies() -> None:
+    async with listening(LARGE // 4) as (port, state, held):
+        with socket.create_connection(("127.0.0.1", port)) as silent:
+            silent.sendall(REQUEST % b"large")
+            await until(lambda: state.total_requests == 1)
+            assert held.size > held.most
+            assert await posted(port, 100) == 404
+            assert await posted(port, 100_000) == 429
+        await until(lambda: held.size == 0)
+        assert await posted(port, 100_000) == 404
+
+
+async def test_of_answers_that_nobody_takes_the_oldest_is_cut_off_when_they_are_too_much() -> None:
+    async with listening(LARGE + LARGE // 4) as (port, state, held):
+        silent: list[socket.socket] = []
+        try:
+            for answered in (1, 2, 3):
+                silent.append(socket.create_connection(("127.0.0.1", port)))
+                silent[-1].sendall(REQUEST % b"large")
+                await until(lambda answered=answered: state.total_requests == answered)
+                await until(lambda: len(state.connections) == 1)
+            assert LARGE // 2 < held.size < held.most
+            assert await asyncio.to_thread(received, silent[2]) > LARGE
+            assert await asyncio.to_thread(received, silent[1]) < LARGE
+        finally:
+            for caller in silent:
+                caller.close()
+        await until(lambda: held.size == 0)
+
+
+async def posted(port: int, size: int) -> int:
+    """Ask a model that is not there for an inference with a body of this size."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+    writer.write(b" " * size)
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+def received(caller: socket.socket) -> int:
+    """Read until all is read, or the connection is cut off."""
+    taken = 0
+    caller.settimeout(0.5)
+    with suppress(OSError):
+        while piece := caller.recv(2**20):
+            taken += len(piece)
+    return taken
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotage_runtime.services import connection
+from pilotage_runtime.services import arrival, connection
 from pilotage_runtime.telemetry import CODES
 from tests.runtime.scripted import body, contract, double, serving
 
@@ -123,18 +123,32 @@ async def test_a_request_that_is_not_whole_in_time_is_the_callers_fault() -> Non
         assert await caller.reader.read() == b""
 
 
-async def test_a_body_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BODY_IDLE_SECONDS", 0.1)
+async def test_a_body_may_come_slowly_but_not_byte_by_byte_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(arrival, "BODY_BYTES", 10)
     async with serving() as world:
         caller = await world.caller()
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n"
         caller.writer.write(head)
-        for _ in range(5):  # slow, but not still
-            await asyncio.sleep(0.05)
+        for _ in range(20):  # in more than one window
+            await asyncio.sleep(0.03)
+            caller.writer.write(b" " * 10)
+        assert world.in_flight == 1
+        answering = asyncio.create_task(caller.answer())
+        while not answering.done():
             caller.writer.write(b" ")
-        answer = await caller.answer()
+            await asyncio.sleep(0.06)
+        answer = await answering
         assert (answer.status, world.count(408)) == (408, 1)
-        assert answer.error == "nothing of the body came for 0.1 s"
+        assert answer.error == "fewer than 10 bytes of the body came within 0.3 s"
+
+
+async def test_a_body_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "BODY_SECONDS", 0.1)
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{")
+        assert (await caller.answer()).status == 408
 
 
 async def test_a_body_in_many_pieces_and_in_chunks_is_put_together() -> None:
@@ -224,6 +238,47 @@ async def test_all_unanswered_bodies_together_may_only_grow_so_far() -> None:
             caller.writer.close()
         await until(lambda: world.in_flight == 0)
         assert (await (await world.caller()).infer(1)).status == 200
+
+
+async def test_who_sends_slowly_keeps_nobody_out() -> None:
+    async with serving(max_body_bytes=1000, max_buffered_bytes=2450) as world:
+        slow = [await world.caller() for _ in range(3)]
+        whole = [body(value) + b" " * 800 for value in range(3)]
+        for caller, sent in zip(slow, whole, strict=True):
+            caller.writer.write(
+                b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(sent)
+                + sent[:800]
+            )
+        await until(lambda: world.in_flight == 3)
+        prompt = await world.caller()
+        for _ in range(3):
+            assert (await prompt.infer(1)).status == 200
+        # Who began first of those that hold most has gone; that is enough for the others.
+        assert (await slow[0].answer()).status == 429
+        for caller, sent in zip(slow[1:], whole[1:], strict=True):
+            caller.writer.write(sent[800:])
+            assert (await caller.answer()).status == 200
+        assert (world.count(429), world.handler.held.size) == (1, 0)
+
+
+async def test_a_packed_body_counts_with_what_it_unpacks_to(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait, max_buffered_bytes=1800) as world:
+        first, second = await world.caller(), await world.caller()
+        packed = gzip.compress(body(4) + b" " * 900)
+        first.send(packed, content_encoding="gzip")
+        await until(lambda: world.model.runs)
+        second.send(packed, content_encoding="gzip")
+        answer = await second.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        gate.set()
+        assert (await first.answer()).status == 200
+        second.send(packed, content_encoding="gzip")
+        assert (await second.answer()).status == 200
+        assert world.handler.held.size == 0
 
 
 async def test_beyond_the_queues_bound_the_answer_is_busy(gate: threading.Event) -> None:

@@ -21,7 +21,7 @@ class Call(Exchange):
     """
 
     __slots__ = (
-        "begun", "body", "complete", "connection", "early", "engine", "entry", "expects_continue",
+        "arriving", "begun", "body", "complete", "connection", "early", "engine", "entry", "expects_continue",
         "handler", "keep_alive", "response_complete", "size", "slot", "turn",
     )  # fmt: skip
 
@@ -41,6 +41,7 @@ class Call(Exchange):
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.turn = False
+        self.arriving = False  # what came of its body is held, and more is to come
         self.complete = False
         self.begun = False
         self.response_complete = False  # uvicorn asks its own cycles by this name
@@ -73,6 +74,8 @@ class Call(Exchange):
     def whole(self) -> None:
         """The body has ended."""
         self.complete = True
+        if self.arriving:
+            self.handler.held.arrived(self)
         self.step()
 
     def step(self) -> None:
@@ -85,6 +88,8 @@ class Call(Exchange):
         """Send the answer, once, when the requests before it have theirs."""
         if not self.turn:
             self.early = answer
+            self.handler.held.release(self)
+            self.body = []
             return
         self.response_complete = True
         self.handler.ended(self, answer)

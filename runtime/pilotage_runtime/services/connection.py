@@ -12,9 +12,10 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from pilotage_runtime.services.arrival import Arrival, unfinished
 from pilotage_runtime.services.asgi import error_body
 from pilotage_runtime.services.call import Call
-from pilotage_runtime.services.exchange import Answer, refusal
+from pilotage_runtime.services.exchange import Answer
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 
@@ -22,10 +23,9 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 # A head comes in one or two packets; one that trickles in holds a connection and nothing else.
 HEAD_SECONDS = 30
-# A body may take long to come, but not stand still for longer than this.
-BODY_IDLE_SECONDS = 30
-# An answer may take long to be taken, but not stand still for longer than this.
+# An answer may take long to be taken, but not for ever.
 UNREAD_SECONDS = 30
+UNREAD_BYTES = 16 * 1024
 _ONE_WRITE = 64 * 1024  # larger bodies are not copied behind their head
 
 
@@ -47,8 +47,7 @@ class Connection(HttpToolsProtocol):
         self._silent_bytes = 0  # since the last of a body: chunks' extensions and trailers
         self._head_too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
-        self._body_since = 0.0
+        self._arrival: Arrival | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -68,10 +67,13 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._inference.sheet.connected(-1)
         self._end_head_timer()
-        for timer in (self._idle_timer, self._body_timer, self._unread_timer):
+        for timer in (self._idle_timer, self._unread_timer):
             if timer is not None:
                 timer.cancel()
-        self._idle_timer = self._body_timer = self._unread_timer = None
+        self._idle_timer = self._unread_timer = None
+        if self._arrival is not None:
+            self._arrival.end()
+        self._inference.held.sent(self)
         pending: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
         for call in dict.fromkeys(pending):
@@ -99,10 +101,14 @@ class Connection(HttpToolsProtocol):
             # Nobody reads them, and they may not go on for ever.
             self._head_too_large = True
             self.send_400_response("")
-        elif self._body_unfinished():
-            self._body_since = self.loop.time()
-            if self._body_timer is None:
-                self._watch_body()
+        elif unfinished(self.cycle):
+            arrival = self._arrival
+            if arrival is not None and arrival.cycle is self.cycle:
+                arrival.came(len(data))
+            else:
+                if arrival is not None:
+                    arrival.end()
+                self._arrival = Arrival(self.cycle, self.transport, self.flow, self.loop)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; a request to speak another protocol is served as if it had not asked (RFC 9110, 7.8)."""
@@ -242,10 +248,12 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._inference.held.unsent(self, self.transport.get_write_buffer_size())
         self._watch_unread()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._inference.held.sent(self)
         self._unread_bytes = sys.maxsize  # some of it was taken
         if self._held:
             self._held = False
@@ -304,31 +312,6 @@ class Connection(HttpToolsProtocol):
         else:
             self._start_asgi_task(cycle, app)
 
-    def _body_unfinished(self) -> bool:
-        cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete:
-            return False
-        return not cycle.complete if type(cycle) is Call else cycle.more_body
-
-    def _watch_body(self) -> None:
-        """Look at the clock while a body comes: it may not stand still, nor outlast its caller's patience."""
-        self._body_timer = None
-        if not self._body_unfinished() or self.transport.is_closing():
-            return
-        now = self.loop.time()
-        until = self._body_since + BODY_IDLE_SECONDS
-        call: Any = self.cycle
-        sentence = f"nothing of the body came for {BODY_IDLE_SECONDS} s"
-        if type(call) is Call and call.deadline is not None and call.deadline < until:
-            until = call.deadline
-            sentence = f"the request was not whole within {call.allowance} ms"
-        if now < until:
-            self._body_timer = self.loop.call_at(until, self._watch_body)
-        elif type(call) is Call and call.early is None:
-            call.answer(refusal(408, sentence))
-        else:
-            self.transport.close()
-
     def _close_if_idle(self) -> None:
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's types say
         busy = self._in_head or (cycle is not None and not cycle.response_complete)
@@ -348,7 +331,7 @@ class Connection(HttpToolsProtocol):
 
     def _abort_if_unread(self) -> None:
         self._unread_timer = None
-        if self.transport.get_write_buffer_size() >= self._unread_bytes:
+        if self.transport.get_write_buffer_size() > max(0, self._unread_bytes - UNREAD_BYTES):
             self.transport.abort()
         else:
             self._watch_unread()

@@ -16,6 +16,7 @@ from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.call import Call
 from pilotage_runtime.services.exchange import Answer, Exchange, refusal
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
 
@@ -45,8 +46,7 @@ class InferHandler:
         self._tracing = tracing
         self.payloads = payloads
         self._max_body_bytes = max_body_bytes
-        self._max_buffered_bytes = max(max_buffered_bytes, max_body_bytes)
-        self._buffered = 0
+        self.held = Held(max(max_buffered_bytes, max_body_bytes))
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -69,19 +69,22 @@ class InferHandler:
 
     def grown(self, call: Call, size: int) -> None:
         """A body has grown: it, and all of them together, may only grow so far."""
-        self._buffered += size
+        held = self.held
+        held.size += size
         if call.size > self._max_body_bytes:
             call.answer(
                 refusal(413, f"the body is larger than {self._max_body_bytes} bytes, the most that is taken")
             )
-        elif self._buffered > self._max_buffered_bytes:
-            call.answer(
-                refusal(
-                    429,
-                    f"busy: the bodies of unanswered requests have {self._buffered} bytes in all",
-                    (b"retry-after", b"1"),
-                )
-            )
+        elif held.size > held.most:
+            self._make_room(call)
+
+    def _make_room(self, call: Call) -> None:
+        """Refuse who holds most, so that who sends slowly does not keep out everybody else."""
+        while (refused := self.held.in_the_way(call)) is not None:
+            sentence = f"busy: unanswered requests and answers that nobody takes have {self.held.size} bytes"
+            refused.answer(refusal(429, sentence, (b"retry-after", b"1")))
+            if refused is call:
+                return
 
     def begin(self, call: Call) -> None:
         """Answer a whole request, now or when the model has; a caller's fault is 4xx, the model's is 5xx."""
@@ -94,6 +97,11 @@ class InferHandler:
             body = call.body[0] if len(call.body) == 1 else b"".join(call.body)
             if call.content_encoding is not None:
                 body = self._unpacked(body, call.content_encoding)
+                call.size += len(body)
+                self.held.size += len(body)
+                self._make_room(call)
+                if call.response_complete:
+                    return
             request = v2.parse(body, engine.contract, _json_length(call))
             engine.check(request.inputs, request.outputs, unseen=call.pinned)
             entry = _Inference(call, engine, request, call.until(request.timeout_us))
@@ -109,9 +117,9 @@ class InferHandler:
     def ended(self, call: Call, answer: Answer) -> None:
         """Count and log an answer: when it is known, before a slow reader takes it."""
         seconds = time.perf_counter() - call.started
-        self._buffered -= call.size
         if call.engine is not None:
             call.engine.holders -= 1
+        self.held.release(call)
         if call.pinned:
             call.slot.leave_pinned()
         else:
@@ -139,9 +147,9 @@ class InferHandler:
     def abandoned(self, call: Call) -> None:
         """Count and log a request whose caller left; one that was never whole is nobody's failure."""
         seconds = time.perf_counter() - call.started
-        self._buffered -= call.size
         if call.engine is not None:
             call.engine.holders -= 1
+        self.held.release(call)
         if call.begun and not call.pinned:
             call.slot.leave(_CLIENT_CLOSED, seconds)
         else:
