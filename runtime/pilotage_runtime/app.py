@@ -29,6 +29,8 @@ from pilotage_runtime.warmup import warm_up
 
 # Of a worker's share of memory, what the bodies of unanswered requests may take.
 _BUFFERED_SHARE = 0.25
+# gRPC calls at a time besides those that wait or run: probes, and streams between two requests.
+_OTHER_CALLS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ def server(
                 host=settings.host,
                 port=settings.grpc_port,
                 max_body_bytes=settings.max_body_bytes,
+                max_calls=settings.max_queue_size + settings.max_batch_size + _OTHER_CALLS,
                 tracing=tracing,
                 payloads=payloads,
             )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -31,8 +32,16 @@ TYPED = [name for name in DATATYPES if name not in ("FP16", "BF16")]
 class Client:
     """The service's methods by name."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, server: Any = None) -> None:
         self._channel = channel
+        self.server = server
+
+    def stream(self, requests: Any = None) -> Any:
+        return self._channel.stream_stream(
+            f"/{messages.SERVICE}/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=METHODS["ModelStreamInfer"].response.FromString,
+        )(requests)
 
     def __getattr__(self, name: str) -> Any:
         method = METHODS[name]
@@ -51,7 +60,9 @@ def request(*values: float, **fields: Any) -> Any:
 
 
 @asynccontextmanager
-async def connected(run: Any = double, **limits: Any) -> AsyncGenerator[tuple[Client, World]]:
+async def connected(
+    run: Any = double, *, max_calls: int = 100, **limits: Any
+) -> AsyncGenerator[tuple[Client, World]]:
     async with serving(run, **limits) as world:
         port = free_port()
         server = GrpcServer(
@@ -62,10 +73,11 @@ async def connected(run: Any = double, **limits: Any) -> AsyncGenerator[tuple[Cl
             host="127.0.0.1",
             port=port,
             max_body_bytes=10_000,
+            max_calls=max_calls,
         )
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Client(channel), world
+            yield Client(channel, server), world
         await server.stop()
 
 
@@ -279,6 +291,67 @@ async def test_while_draining_it_is_not_ready_and_answers() -> None:
         assert not (await client.ServerReady(METHODS["ServerReady"].request())).ready
         assert (await client.ServerLive(METHODS["ServerLive"].request())).live
         assert (await client.ModelInfer(request(3))).outputs[0].contents.fp32_contents[0] == 6
+
+
+async def test_beyond_the_most_calls_at_a_time_the_answer_is_busy(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with connected(wait, max_calls=2) as (client, world):
+        calls = [client.ModelInfer(request(value)) for value in (1, 2)]
+        async with asyncio.timeout(20):
+            while world.in_flight != 2:  # noqa: ASYNC110 - the slot has no event
+                await asyncio.sleep(0.005)
+        assert (await code_of(client.ModelInfer(request(3))))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        gate.set()
+        assert [(await call).outputs[0].contents.fp32_contents[0] for call in calls] == [2, 4]
+        assert (await client.ModelInfer(request(3))).outputs[0].contents.fp32_contents[0] == 6
+
+
+def test_an_open_stream_does_not_hold_back_the_exit(models: Path, serve: Servers) -> None:
+    port = free_port()
+    server: Server = serve(models / "iris" / "1", "iris", grpc_port=port, drain_seconds=0)
+    message = METHODS["ModelInfer"].request(model_name="iris")
+    message.inputs.add(name="X", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([5, 3, 1, 0])
+    asked = queue.SimpleQueue[Any]()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        silent, talking = (
+            Client(channel).stream(iter(queue.SimpleQueue[Any]().get, 0)),
+            Client(channel).stream(iter(asked.get, 0)),
+        )
+        asked.put(message)
+        assert next(talking).infer_response.outputs
+        server.terminate()
+        for stream in (silent, talking):
+            with pytest.raises(grpc.RpcError) as ended:
+                next(stream)
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE, ended.value
+        assert server.wait_exit() == 0
+        asked.put(0)
+    assert "Traceback" not in server.log()
+
+
+async def test_what_a_stream_has_asked_is_answered_before_it_ends(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with connected(wait) as (client, world):
+        stream = client.stream()
+        await stream.write(request(4))
+        async with asyncio.timeout(20):
+            while not world.model.runs:  # noqa: ASYNC110 - the model has no event
+                await asyncio.sleep(0.005)
+            stopping = asyncio.create_task(client.server.stop())
+            while not client.server._stopping.done():  # noqa: ASYNC110 - the task has just begun
+                await asyncio.sleep(0.005)
+            gate.set()
+            assert (await stream.read()).infer_response.outputs[0].contents.fp32_contents[0] == 8
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await stream.read()
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            await stopping
 
 
 @pytest.mark.parametrize("workers", [1, 2])

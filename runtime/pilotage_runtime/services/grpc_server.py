@@ -74,6 +74,7 @@ class GrpcServer:
         host: str,
         port: int,
         max_body_bytes: int,
+        max_calls: int,
         tracing: Tracing | None = None,
         payloads: PayloadLog | None = None,
     ) -> None:
@@ -85,7 +86,10 @@ class GrpcServer:
         self._access_log = access_log
         self._control = control
         self._methods = messages.load()
+        self._stopping: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(
+            # Each may hold a message of the largest size before any queue can refuse it.
+            maximum_concurrent_rpcs=max_calls,
             options=[
                 ("grpc.max_receive_message_length", max_body_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -95,7 +99,7 @@ class GrpcServer:
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ]
+            ],
         )
         handlers = {
             "ServerLive": self._server_live,
@@ -119,12 +123,15 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen; raise RuntimeError where the port is taken."""
+        self._stopping = asyncio.get_running_loop().create_future()
         port = self._server.add_insecure_port(self._address)
         await self._server.start()
         logger.info("serving gRPC", extra={"port": port})
 
     async def stop(self) -> None:
         """Take nothing new, and finish what is in flight."""
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(None)
         await self._server.stop(FINISH_SECONDS)
 
     def _unary(self, method: messages.Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
@@ -243,7 +250,7 @@ class GrpcServer:
 
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
-        async for request in requests:
+        while (request := await self._next(requests, context)) is not None:
             if isinstance(request, Refused):
                 yield self._answer("ModelStreamInfer", error_message=request.message)
                 continue
@@ -253,6 +260,21 @@ class GrpcServer:
                     yield self._answer("ModelStreamInfer", infer_response=answer)
             except (_Refusal, Refused) as refusal:
                 yield self._failure(request, refusal.message)
+
+    async def _next(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        """Wait for a stream's next request; None at its end. One that says nothing holds no server back."""
+        assert self._stopping is not None
+        reading = asyncio.ensure_future(anext(requests, None))
+        try:
+            await asyncio.wait((reading, self._stopping), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return reading.result()
+        finally:
+            reading.cancel()
+        # Not a silent end: tritonclient would not tell whoever still waits for an answer.
+        return await context.abort(
+            grpc.StatusCode.UNAVAILABLE, "the server is stopping; open the stream anew"
+        )
 
     async def _answers(self, request: Any, exchange: Exchange) -> AsyncIterator[Any]:
         """Answer one request of a stream: once, or piece by piece where the model streams."""
