@@ -32,13 +32,24 @@ class _Transport(asyncio.Transport):
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.written = b""
         self.closing = False
+        self.ended = False
 
     def write(self, data: Any) -> None:
         assert not self.closing, "written behind the end"
+        assert not self.ended, "written behind the end"
         self.written += bytes(data)
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def close(self) -> None:
         self.closing = True

@@ -1,8 +1,11 @@
 """When an idle connection is closed, and when not."""
 
 import asyncio
+import gc
+import http.client
 import socket
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,13 +16,13 @@ from uvicorn.server import ServerState
 
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
-from pilotage_runtime.services import connection
+from pilotage_runtime.services import connection, farewell
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import Sheet
-from tests.runtime.scripted import NOWHERE
+from tests.runtime.scripted import NOWHERE, serving
 
 KEEP_ALIVE_SECONDS = 0.3
 LARGE = 32 * 2**20  # more than the kernel keeps for a caller
@@ -183,6 +186,67 @@ async def test_of_answers_that_nobody_takes_the_oldest_is_cut_off_when_they_are_
             for caller in silent:
                 caller.close()
         await until(lambda: held.size == 0)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/models/m/predict", "/v2/repository/index"])
+async def test_who_sends_all_of_a_body_that_is_refused_sees_the_answer(path: str) -> None:
+    def sent_whole() -> tuple[int, bytes]:
+        caller = http.client.HTTPConnection("127.0.0.1", world.port, timeout=20)
+        caller.request("POST", path, bytes(LARGE))
+        answer = caller.getresponse()
+        return answer.status, answer.read()
+
+    async with serving() as world:
+        status, body = await asyncio.to_thread(sent_whole)
+        assert status == 413
+        assert b"bytes" in body
+        await until(lambda: not world.state.connections)
+
+
+async def test_what_comes_behind_a_refused_request_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "FAREWELL_SECONDS", 0.2)
+    async with serving() as world:
+        for refused in (
+            b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n\r\n" + b" " * 2000,
+            b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n"
+            + b" " * 2000 + b"\r\n0\r\n\r\n",
+            b"no request\r\n\r\n",
+        ):  # fmt: skip
+            caller = await world.caller()
+            caller.writer.write(refused + REQUEST % b"v2")
+            assert (await caller.answer()).status in {400, 413}
+            caller.writer.write(REQUEST % b"v2" * 100)
+            assert await caller.reader.read() == b""
+            # One that says nothing more, and does not go either, is not waited for.
+            await until(lambda: not world.state.connections)
+
+
+async def test_who_sends_on_for_ever_behind_a_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "FAREWELL_SECONDS", 60)
+    monkeypatch.setattr(farewell, "FAREWELL_BYTES", 2**20)
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(
+            b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n"
+        )
+        assert (await caller.answer()).status == 413
+        with suppress(ConnectionError):
+            while world.state.connections:
+                caller.writer.write(bytes(2**16))
+                await caller.writer.drain()
+
+
+async def test_a_connection_that_is_left_leaves_nothing_behind() -> None:
+    async with listening() as (port, state, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await ask(reader, writer, b"0")
+        (left,) = map(weakref.ref, state.connections)
+        gc.disable()
+        try:
+            writer.close()
+            await until(lambda: left() is None)
+        finally:
+            gc.enable()
 
 
 async def posted(port: int, size: int) -> int:

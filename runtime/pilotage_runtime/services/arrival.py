@@ -14,8 +14,8 @@ BODY_BYTES = 16 * 1024
 
 
 def unfinished(cycle: Any) -> bool:
-    """Whether more of a request's body is to come, and anybody waits for it; `cycle` is a Call or uvicorn's own."""
-    if cycle is None or cycle.response_complete:
+    """Whether more of a request's body is to come; `cycle` is a Call or uvicorn's own, None before the first."""
+    if cycle is None:
         return False
     return not cycle.complete if type(cycle) is Call else cycle.more_body
 
@@ -26,7 +26,7 @@ class Arrival:
     def __init__(
         self, cycle: Any, transport: asyncio.Transport, flow: FlowControl, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.cycle = cycle
+        self.cycle: Any = cycle
         self._transport = transport
         self._flow = flow
         self._loop = loop
@@ -49,10 +49,10 @@ class Arrival:
 
     def _look(self) -> None:
         self._timer = None
-        if not unfinished(self.cycle) or self._transport.is_closing():
+        now, call = self._loop.time(), self.cycle
+        if not unfinished(call) or call.response_complete or self._transport.is_closing():
             self.cycle = None
             return
-        now, call = self._loop.time(), self.cycle
         until = float("inf")
         if type(call) is Call and call.deadline is not None:
             until = call.deadline

@@ -16,6 +16,7 @@ from pilotage_runtime.services.arrival import Arrival, unfinished
 from pilotage_runtime.services.asgi import error_body
 from pilotage_runtime.services.call import Call
 from pilotage_runtime.services.exchange import Answer
+from pilotage_runtime.services.farewell import Exit, Farewell
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 
@@ -53,6 +54,7 @@ class Connection(HttpToolsProtocol):
         self._unread_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
         self._held = False
+        self._farewell: Farewell | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -62,7 +64,8 @@ class Connection(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
         if len(self.connections) > self._most:
             # Without descriptors left nothing could be refused, nor metrics be scraped.
-            self._refuse(503, f"this server has {self._most} connections, the most that it takes")
+            self._tell(503, f"this server has {self._most} connections, the most that it takes")
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._inference.sheet.connected(-1)
@@ -73,6 +76,8 @@ class Connection(HttpToolsProtocol):
         self._idle_timer = self._unread_timer = None
         if self._arrival is not None:
             self._arrival.end()
+        if self._farewell is not None:
+            self._farewell.end()
         self._inference.held.sent(self)
         pending: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
@@ -82,14 +87,18 @@ class Connection(HttpToolsProtocol):
         if type(self.cycle) is Call:
             self.cycle: Any = None
         super().connection_lost(exc)
+        self.cycle = None  # it knows this connection: neither would go without the collector
 
     def data_received(self, data: bytes) -> None:
+        if self._farewell is not None:
+            self._farewell.discard(len(data))
+            return
         self._chunk_bytes = self._data_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
         self._silent_bytes += len(data)
         self._parse(data)
-        if self.transport.is_closing():
+        if self._farewell is not None or self.transport.is_closing():
             return
         if self._in_head:
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -101,7 +110,7 @@ class Connection(HttpToolsProtocol):
             # Nobody reads them, and they may not go on for ever.
             self._head_too_large = True
             self.send_400_response("")
-        elif unfinished(self.cycle):
+        elif unfinished(self.cycle) and not self.cycle.response_complete:
             arrival = self._arrival
             if arrival is not None and arrival.cycle is self.cycle:
                 arrival.came(len(data))
@@ -128,7 +137,8 @@ class Connection(HttpToolsProtocol):
                 else:
                     return
         except httptools.HttpParserError:
-            self.send_400_response("")
+            if self._farewell is None:
+                self.send_400_response("")
 
     def _head_without_upgrade(self) -> bytes:
         parser = self.parser
@@ -137,6 +147,8 @@ class Connection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
+        if self._farewell is not None:
+            raise ValueError("what comes behind the last request is not read")  # ends the parser
         self._in_head = True
         self._silent_bytes = 0
         # Of a head that begins behind other requests in one chunk, what follows the chunk is counted.
@@ -168,6 +180,8 @@ class Connection(HttpToolsProtocol):
             self.url, self.headers, self.expect_100_continue = url, headers, expects
             self.scope["headers"] = headers
             super().on_headers_complete()
+            cycle: Any = self.cycle
+            cycle.transport = Exit(self.transport, self._part)
             return
         before: Any = self.cycle
         call = self.cycle = Call(
@@ -208,6 +222,9 @@ class Connection(HttpToolsProtocol):
 
     def send(self, call: Call, answer: Answer) -> None:
         """Write an answer, and go on to the next request."""
+        if self._farewell is not None:
+            call.response_complete = True
+            return
         body = answer.body
         parts: list[bytes | memoryview] = [body] if isinstance(body, bytes) else [*body]
         size = len(body) if isinstance(body, bytes) else sum(memoryview(part).nbytes for part in body)
@@ -231,13 +248,13 @@ class Connection(HttpToolsProtocol):
             self.transport.writelines([b"".join(head), *parts])
         call.response_complete = True
         if closing:
-            self.transport.close()
+            self._part()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
         # As uvicorn does, but it sets and cancels a timer a request; here one runs on, and looks at the clock.
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self._ending():
             return
         if self.flow.write_paused:
             # Who does not take its answers may ask nothing more.
@@ -260,6 +277,8 @@ class Connection(HttpToolsProtocol):
             self._next()
 
     def shutdown(self) -> None:
+        if self._farewell is not None:
+            return  # it ends soon
         cycle: Any = self.cycle
         if cycle is None or (cycle.response_complete and not self.pipeline):
             self.transport.close()
@@ -276,12 +295,38 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer, whatever was asked, and close."""
+        self._tell(status, message)
+        cycle: Any = self.cycle
+        if cycle is not None and type(cycle) is not Call:
+            cycle.disconnected = True  # what uvicorn would still write comes too late
+            cycle.message_event.set()
+        self._read_on()
+
+    def _part(self) -> None:
+        """Close behind the last answer."""
+        if unfinished(self.cycle):
+            self._read_on()
+        else:
+            self.transport.close()
+
+    def _read_on(self) -> None:
+        self._end_head_timer()
+        if not self._ending():
+            self._farewell = Farewell(self.transport, self.flow, self.loop, self._close)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._watch_unread()  # a close waits until all is sent
+
+    def _ending(self) -> bool:
+        return self._farewell is not None or self.transport.is_closing()
+
+    def _tell(self, status: int, message: str) -> None:
         body = error_body(message)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
             body
         )
         self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
 
     def _inference_path(self) -> str | None:
         """Give the path of an inference; None for whatever else is asked."""
@@ -303,7 +348,7 @@ class Connection(HttpToolsProtocol):
             self._idle_since = self.loop.time()
 
     def _start_next(self) -> None:
-        if not self.pipeline or self.transport.is_closing():
+        if not self.pipeline or self._ending():
             return
         cycle: Any
         cycle, app = self.pipeline.pop()
@@ -319,9 +364,8 @@ class Connection(HttpToolsProtocol):
         remaining = since + self.timeout_keep_alive - self.loop.time()
         if remaining > 0:
             self._idle_timer = self.loop.call_later(remaining, self._close_if_idle)
-        else:
-            self.transport.close()
-            self._watch_unread()  # a close waits until all is sent
+        elif self._farewell is None:
+            self._close()
 
     def _watch_unread(self) -> None:
         """Look in a while whether the caller has taken any of what was written."""
