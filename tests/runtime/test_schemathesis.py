@@ -4,10 +4,11 @@ import json
 import subprocess
 from pathlib import Path
 
+from pilotage_dev import environment
 from tests.runtime.conftest import Servers
-from tests.runtime.test_clients import environment_of
 from tests.runtime.test_predict import ROW
 
+PINS = Path(__file__).parent / "clients" / "schemathesis.txt"
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -28,7 +29,7 @@ def test_every_answer_is_one_that_the_document_states(models: Path, serve: Serve
     server = serve(folder, "iris")
     result = subprocess.run(
         [
-            environment_of("schemathesis").with_name("schemathesis"),
+            environment.binaries(PINS) / "schemathesis",
             "run",
             f"{server.client.base_url}/openapi.json",
             f"--checks={','.join(CHECKS)}",
