@@ -63,10 +63,15 @@ class Scenario:
         for bound, rates in (("0.005", [(s, 0.0) for s, _ in phases]), (le, fast), ("+Inf", every)):
             self._count("inference_request_duration_seconds_bucket", revision, rates, le=bound)
 
-    def scraped(self, revision: str, pod: str, *phases: tuple[int, int]) -> None:
-        """`up` of a pod from each second on: 1 where its scrape succeeded, 0 where it failed."""
-        values = self._samples(phases, lambda _, up: up)
-        self._add("up", values, self._target(revision, pod))
+    def scraped(self, revision: str, pod: str, *phases: tuple[int, int], until: int = END) -> None:
+        """`up` of a pod from each second on: 1 where its scrape succeeded, 0 where it failed.
+
+        Prometheus marks the series of a pod that is no target any more as stale, at `until`.
+        """
+        values = self._samples(phases, lambda _, up: up).split()
+        if until < END:
+            values = [*values[: until // self.interval], "stale"]
+        self._add("up", " ".join(values), self._target(revision, pod))
 
     # What must follow.
 

@@ -46,6 +46,14 @@ def test_a_revision_with_one_pod_left_is_not_gone(world: Scenario, promtool: Pat
     world.check(promtool, tmp_path)
 
 
+def test_a_pod_that_was_replaced_is_not_gone(world: Scenario, promtool: Path, tmp_path: Path) -> None:
+    """Its last scrapes failed while it shut down; then it was no target any more. Another serves since."""
+    world.scraped(CANARY, "canary-a", (0, 1), (SILENT, 0), until=SILENT + 2 * world.interval)
+    world.scraped(CANARY, "canary-b", (SILENT + world.interval, 1))
+    world.never_acts()
+    world.check(promtool, tmp_path)
+
+
 def test_pods_that_start_are_not_gone(world: Scenario, promtool: Path, tmp_path: Path) -> None:
     """A pod that loads its model for minutes has no metrics yet, and never had."""
     world.scraped(CANARY, "canary-a", (60, 0), (420, 1))

@@ -113,7 +113,8 @@ def _others(series: str) -> str:
 
 def _unscraped(selector: str, interval_seconds: int) -> dict[str, Any]:
     by = "namespace, modeldeployment, revision"
-    missed = f"max_over_time(up{{{selector}}}[{2 * interval_seconds + 1}s]) == 0"
+    # A window still holds the last samples of a pod that is no target any more: `up` itself does not.
+    missed = f"up{{{selector}}} == 0 and max_over_time(up{{{selector}}}[{2 * interval_seconds + 1}s]) == 0"
     served_before = f"max_over_time(up{{{selector}}}[10m]) == 1"
     whole = "namespace, modeldeployment"
     all_silent = (
