@@ -56,11 +56,12 @@ def test_new_connections_are_refused_while_the_last_requests_are_finished(
     slowest = max(requests(models), key=first_measure)
     answers: list[int] = []
 
-    def call() -> None:
-        answer = httpx.post(f"{server.client.base_url}{server.infer_path}", json=slowest, timeout=60)
+    def call(number: int) -> None:
+        alone = slowest | {"parameters": {"caller": number}}  # shares its run with no other
+        answer = httpx.post(f"{server.client.base_url}{server.infer_path}", json=alone, timeout=60)
         answers.append(answer.status_code)
 
-    callers = [threading.Thread(target=call) for _ in range(8)]
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(8)]
     for caller in callers:
         caller.start()
     eventually(lambda: server.metric("inference_requests_in_flight") > 0 or answers)
@@ -75,6 +76,7 @@ def test_new_connections_are_refused_while_the_last_requests_are_finished(
     assert any(caller.is_alive() for caller in callers)
     for caller in callers:
         caller.join()
+    assert answers == [200] * len(callers)
     assert server.wait_exit() == 0
 
 

@@ -16,7 +16,7 @@ from pilotage_runtime.services.asgi import ASGIApp
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
-from pilotage_runtime.services.listener import config, connections_allowed
+from pilotage_runtime.services.listener import config, connections_allowed, several
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class DrainingServer(uvicorn.Server):
         """Open the port, then say so."""
         for server in (*self._after, *self._beside):
             await server.start()
-        await super().startup(sockets)
+        await super().startup([ear for listener in sockets or () for ear in several(listener)])
         self._flush()
         self._on_started()
 

@@ -1,0 +1,59 @@
+"""How connections are accepted, on the event loop that serves."""
+
+import asyncio
+import contextlib
+import socket
+
+import uvloop
+
+from pilotage_runtime.services.listener import ACCEPTS, listen, several
+
+CALLERS = 4 * ACCEPTS
+
+
+def turns_until_all_are_accepted(listeners: list[socket.socket]) -> int:
+    """How many turns of the loop it takes to accept callers that all wait when it begins."""
+
+    async def accept() -> int:
+        loop = asyncio.get_running_loop()
+        turns, accepted = 0, 0
+        begun: int | None = None
+        done = asyncio.Event()
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        class Accepted(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                nonlocal accepted, begun
+                begun = turns if begun is None else begun
+                accepted += 1
+                transport.close()
+                if accepted == CALLERS:
+                    done.set()
+
+        with contextlib.ExitStack() as callers:
+            for listener in listeners:
+                listener.listen(CALLERS)
+            for _ in range(CALLERS):
+                callers.enter_context(socket.create_connection(listeners[0].getsockname()))
+            servers = [await loop.create_server(Accepted, sock=listener) for listener in listeners]
+            turn()
+            await asyncio.wait_for(done.wait(), 30)
+            for server in servers:
+                server.close()
+            assert begun is not None
+            return turns - begun
+
+    return uvloop.run(accept())
+
+
+def test_a_turn_of_the_loop_accepts_several_connections() -> None:
+    assert turns_until_all_are_accepted(several(listen("127.0.0.1", 0))) < CALLERS / ACCEPTS * 2
+
+
+def test_one_listener_alone_accepts_one_a_turn() -> None:
+    """Without which there would be no reason for the others."""
+    assert turns_until_all_are_accepted([listen("127.0.0.1", 0)]) >= CALLERS - 2
