@@ -15,6 +15,7 @@ from pilotage_runtime.repository import Repository, State, Version
 from pilotage_runtime.services import admin
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.edge import Edge
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import CODES, Sheet
@@ -85,12 +86,9 @@ class _World:
         self.unknown = repository.unknown
         self.lifecycle = Lifecycle()
         log = AccessLog(scripted.NOWHERE)
-        self.handler = InferHandler(
-            repository, log, max_body_bytes=_MAX_BODY_BYTES, max_buffered_bytes=10 * _MAX_BODY_BYTES
-        )
-        app: Any = Edge(
-            admin.build(repository, self.lifecycle, max_body_bytes=_MAX_BODY_BYTES), self.lifecycle, log
-        )
+        held = Held(each=_MAX_BODY_BYTES, together=10 * _MAX_BODY_BYTES)
+        self.handler = InferHandler(repository, log, held)
+        app: Any = Edge(admin.build(repository, self.lifecycle, held), self.lifecycle, log)
         self.config = uvicorn.Config(app, log_config=None, access_log=False)
         self.config.load()
 

@@ -18,6 +18,7 @@ from pilotage_runtime.repository import Repository
 from pilotage_runtime.services import admin, payload_log
 from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.edge import Edge
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.server import Beside, DrainingServer
@@ -111,15 +112,9 @@ def server(
     share = (memory.limit() or memory.total()) / settings.workers
     tracing = from_environment()
     payloads = payload_log.from_settings(settings, repository)
-    infer = InferHandler(
-        repository,
-        access_log,
-        max_body_bytes=settings.max_body_bytes,
-        max_buffered_bytes=int(share * _BUFFERED_SHARE),
-        tracing=tracing,
-        payloads=payloads,
-    )
-    rest = admin.build(repository, lifecycle, allowed, settings.max_body_bytes, payloads)
+    held = Held(each=settings.max_body_bytes, together=int(share * _BUFFERED_SHARE))
+    infer = InferHandler(repository, access_log, held, tracing=tracing, payloads=payloads)
+    rest = admin.build(repository, lifecycle, held, allowed, payloads)
     edge = Edge(rest, lifecycle, access_log)
     beside = list[Beside]()
     if settings.grpc_port is not None:
@@ -131,9 +126,9 @@ def server(
                 lifecycle,
                 access_log,
                 allowed,
+                held,
                 host=settings.host,
                 port=settings.grpc_port,
-                max_body_bytes=settings.max_body_bytes,
                 max_calls=settings.max_queue_size + settings.max_batch_size + _OTHER_CALLS,
                 tracing=tracing,
                 payloads=payloads,

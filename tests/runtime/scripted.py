@@ -22,6 +22,7 @@ from pilotage_runtime.repository import Repository, State, Version
 from pilotage_runtime.services import admin
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.edge import Edge
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import CODES, Sheet
@@ -164,11 +165,10 @@ async def serving(
     repository.put(version)
     lifecycle = Lifecycle()
     log = AccessLog(NOWHERE)
-    handler = InferHandler(
-        repository, log, max_body_bytes=max_body_bytes, max_buffered_bytes=max_buffered_bytes
-    )
+    held = Held(each=max_body_bytes, together=max_buffered_bytes)
+    handler = InferHandler(repository, log, held)
     config = uvicorn.Config(
-        Edge(admin.build(repository, lifecycle), lifecycle, log), log_config=None, access_log=False
+        Edge(admin.build(repository, lifecycle, held), lifecycle, log), log_config=None, access_log=False
     )
     config.load()
     config.timeout_keep_alive = keep_alive_seconds  # pyright: ignore[reportAttributeAccessIssue]

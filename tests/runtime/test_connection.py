@@ -45,9 +45,7 @@ async def listening(most: int = 1000) -> AsyncGenerator[tuple[int, ServerState, 
     config.load()
     config.timeout_keep_alive = KEEP_ALIVE_SECONDS  # pyright: ignore[reportAttributeAccessIssue]
     state = ServerState()
-    inference = InferHandler(
-        Repository(Sheet()), AccessLog(NOWHERE), max_body_bytes=most, max_buffered_bytes=most
-    )
+    inference = InferHandler(Repository(Sheet()), AccessLog(NOWHERE), Held(each=most, together=most))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: Connection(inference, Lifecycle(), config=config, server_state=state, app_state={}),

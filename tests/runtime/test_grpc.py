@@ -24,6 +24,7 @@ from pilotage_runtime.services.grpc_server import GrpcServer
 from pilotage_runtime.tensors import DATATYPES
 from tests.runtime.conftest import Server, Servers, free_port
 from tests.runtime.scripted import NOWHERE, World, double, serving
+from tests.runtime.test_infer import until
 
 METHODS = messages.load()
 TYPED = [name for name in DATATYPES if name not in ("FP16", "BF16")]
@@ -61,18 +62,18 @@ def request(*values: float, **fields: Any) -> Any:
 
 @asynccontextmanager
 async def connected(
-    run: Any = double, *, max_calls: int = 100, **limits: Any
+    run: Any = double, *, max_calls: int = 100, max_body_bytes: int = 10_000, **limits: Any
 ) -> AsyncGenerator[tuple[Client, World]]:
-    async with serving(run, **limits) as world:
+    async with serving(run, max_body_bytes=max_body_bytes, **limits) as world:
         port = free_port()
         server = GrpcServer(
             world.repository,
             world.lifecycle,
             AccessLog(NOWHERE),
             None,
+            world.handler.held,
             host="127.0.0.1",
             port=port,
-            max_body_bytes=10_000,
             max_calls=max_calls,
         )
         await server.start()
@@ -307,6 +308,29 @@ async def test_beyond_the_most_calls_at_a_time_the_answer_is_busy(gate: threadin
         gate.set()
         assert [(await call).outputs[0].contents.fp32_contents[0] for call in calls] == [2, 4]
         assert (await client.ModelInfer(request(3))).outputs[0].contents.fp32_contents[0] == 6
+
+
+async def test_messages_that_wait_may_together_only_have_so_many_bytes(gate: threading.Event) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    large = [1.0] * 20_000  # 80 kB
+    async with connected(wait, max_body_bytes=100_000, max_buffered_bytes=150_000) as (client, world):
+        first = client.ModelInfer(request(*large))
+        await until(lambda: world.in_flight == 1)
+        code, sentence = await code_of(client.ModelInfer(request(*large)))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert sentence.startswith("busy: unanswered requests")
+        # Over REST it is the same sum; and a small one is welcome all the same.
+        over_rest = await (await world.caller()).infer(*large[:19_000])
+        assert over_rest.status == 429
+        small = client.ModelInfer(request(1))
+        gate.set()
+        assert len((await first).outputs[0].contents.fp32_contents) == len(large)
+        assert (await small).outputs[0].contents.fp32_contents[0] == 2
+        assert (world.count(429), world.handler.held.size) == (2, 0)
+        assert (await client.ModelInfer(request(*large))).model_name == "m"
 
 
 def test_an_open_stream_does_not_hold_back_the_exit(models: Path, serve: Servers) -> None:

@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from pilotage_runtime import __version__
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
-from pilotage_runtime.services import counted, generate, predict
+from pilotage_runtime.services import generate, predict, reading
 from pilotage_runtime.services.docs import add_docs
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import INTERNAL, InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import operations, with_errors
@@ -57,8 +58,8 @@ def forbidden() -> NoReturn:
 def build(
     repository: Repository,
     lifecycle: Lifecycle,
+    held: Held,
     control: Control | None = None,
-    max_body_bytes: int = 16 * 2**20,
     payloads: PayloadLog | None = None,
 ) -> FastAPI:
     """Wire the paths that FastAPI serves."""
@@ -73,9 +74,9 @@ def build(
     _errors(app)
     _health(app, repository, lifecycle)
     _metadata(app, repository)
-    _repository(app, repository, control, max_body_bytes)
-    predict.add(app, repository, lifecycle, max_body_bytes, payloads)
-    generate.add(app, repository, max_body_bytes, payloads)
+    _repository(app, repository, control, held)
+    predict.add(app, repository, lifecycle, held, payloads)
+    generate.add(app, repository, held, payloads)
     add_page(app)
     add_docs(app)
     generated = app.openapi
@@ -190,13 +191,13 @@ def _metadata(app: FastAPI, repository: Repository) -> None:
         return metadata(model, version)
 
 
-def _repository(app: FastAPI, repository: Repository, control: Control | None, max_body_bytes: int) -> None:
+def _repository(app: FastAPI, repository: Repository, control: Control | None, held: Held) -> None:
     @app.post("/v2/repository/index", tags=["repository"], openapi_extra=INDEX_BODY)
     async def index(request: Request) -> JSONResponse:
         """List all versions of all models, those that are not ready with the reason."""
         # FastAPI would read a body of any size.
-        raw = await counted.body(request, max_body_bytes)
-        only = IndexRequest.model_validate_json(raw) if raw else IndexRequest()
+        async with reading.body(request, held) as raw:
+            only = IndexRequest.model_validate_json(raw) if raw else IndexRequest()
         return JSONResponse(
             [
                 {"name": model, "version": one.location.version, "state": one.state, "reason": one.reason}

@@ -1,4 +1,4 @@
-"""An inference that FastAPI serves: read with the same bounds, counted in the same metrics, refused in the same words."""
+"""An inference that FastAPI serves: counted in the same metrics, refused in the same words."""
 
 import asyncio
 import logging
@@ -101,7 +101,8 @@ async def counted(
             response.ended = partial(_ended, engine, exchange)
     except Refused as refused:
         status = refused.status
-        response = JSONResponse({"error": refused.message}, status)
+        headers = {key.decode(): value.decode() for key, value in refused.headers}
+        response = JSONResponse({"error": refused.message}, status, headers)
     except asyncio.CancelledError:
         # Edge cancels when the caller's time is up; else the caller has left.
         late = exchange.deadline is not None and asyncio.get_running_loop().time() >= exchange.deadline
@@ -125,38 +126,6 @@ async def counted(
         elif not streamed:
             _ended(engine, exchange, status)
     return response
-
-
-async def document(request: Request, limit: int) -> Any:
-    """Read a JSON body of at most `limit` bytes; raise Refused."""
-    if encoding := request.headers.get("content-encoding"):
-        raise Refused(
-            f"content encoding {encoding[:60]} came, none is taken here; /v2/models/MODEL/infer takes gzip",
-            415,
-        )
-    kind = request.headers.get("content-type")
-    if kind is not None and "json" not in kind.lower():
-        raise Refused(f"content type {kind[:100]} came, application/json is expected", 415)
-    raw = await body(request, limit)
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON: {error}") from error
-
-
-async def body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes; raise Refused."""
-    parts, size = list[bytes](), 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise Refused(
-                f"the body is larger than {limit} bytes, the most that is taken",
-                413,
-                (b"connection", b"close"),
-            )
-    return b"".join(parts)
 
 
 def json(body: Any) -> Response:

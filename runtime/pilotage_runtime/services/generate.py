@@ -17,8 +17,9 @@ from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
-from pilotage_runtime.services import counted
+from pilotage_runtime.services import counted, reading
 from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import refused
 from pilotage_runtime.services.payload_log import PayloadLog
 
@@ -28,32 +29,31 @@ _OWN = frozenset({"id", "parameters", "stream"})
 Piece = tuple[list[TensorSpec], list[np.ndarray]]
 
 
-def add(
-    app: FastAPI, repository: Repository, max_body_bytes: int, payloads: PayloadLog | None = None
-) -> None:
+def add(app: FastAPI, repository: Repository, held: Held, payloads: PayloadLog | None = None) -> None:
     """Add the paths."""
 
     async def generate(request: Request, name: tuple[str, str | None], *, stream: bool) -> Response:
         async def serve(engine: Engine, exchange: Exchange) -> Response:
-            body = await counted.document(request, max_body_bytes)
-            asked = read(body, engine.contract)
-            pieces = engine.pieces(
-                asked.inputs,
-                asked.parameters or {},
-                deadline=exchange.until(asked.timeout_us),
-                unseen=exchange.pinned,
-            )
-            if stream:
-                # The first piece, or its failure, decides the status.
-                first = await counted.unless_left(request, _first(pieces))
-                outcome = counted.Outcome()
-                return counted.EventStream(
-                    _events(engine, asked, first, pieces, exchange=exchange, outcome=outcome), outcome
+            async with reading.document(request, held) as body:
+                asked = read(body, engine.contract)
+                pieces = engine.pieces(
+                    asked.inputs,
+                    asked.parameters or {},
+                    deadline=exchange.until(asked.timeout_us),
+                    unseen=exchange.pinned,
                 )
-            answering = _whole(pieces)
-            if payloads is not None:
-                answering = payloads.noted(answering, exchange, engine, asked)
-            return counted.json(_named(engine, asked, *await counted.unless_left(request, answering)))
+                if stream:
+                    # The first piece, or its failure, decides the status.
+                    first = await counted.unless_left(request, _first(pieces))
+                    outcome = counted.Outcome()
+                    return counted.EventStream(
+                        _events(engine, asked, first, pieces, exchange=exchange, outcome=outcome), outcome
+                    )
+                answering = _whole(pieces)
+                if payloads is not None:
+                    answering = payloads.noted(answering, exchange, engine, asked)
+                whole = await counted.unless_left(request, answering)
+            return counted.json(_named(engine, asked, *whole))
 
         return await counted.counted(request, repository, name, serve)
 

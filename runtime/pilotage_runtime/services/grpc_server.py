@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -18,6 +18,7 @@ from pilotage_runtime.protocol import messages, v2_grpc
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.admin import EXTENSIONS, Control, forbidden
 from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
@@ -49,14 +50,25 @@ class _Refusal(Exception):  # noqa: N818 - an answer, in gRPC's words
         self.message = message
 
 
-def _reading(method: messages.Method) -> Callable[[bytes], Any]:
+class _Received(NamedTuple):
+    """A message, or why it is none, and how many bytes it had."""
+
+    message: Any
+    size: int
+
+
+_Handler = Callable[[_Received, Context], Awaitable[Any]]
+
+
+def _reading(method: messages.Method) -> Callable[[bytes], _Received]:
     """Read a message, or give the refusal: what is raised here, grpc writes into the log with a traceback."""
 
-    def read(raw: bytes) -> Any:
+    def read(raw: bytes) -> _Received:
         try:
-            return method.read(raw)
+            message = method.read(raw)
         except DecodeError:
-            return Refused(f"the bytes are no {method.request.DESCRIPTOR.name}")
+            message = Refused(f"the bytes are no {method.request.DESCRIPTOR.name}")
+        return _Received(message, len(raw))
 
     return read
 
@@ -70,14 +82,15 @@ class GrpcServer:
         lifecycle: Lifecycle,
         access_log: AccessLog,
         control: Control | None,
+        held: Held,
         *,
         host: str,
         port: int,
-        max_body_bytes: int,
         max_calls: int,
         tracing: Tracing | None = None,
         payloads: PayloadLog | None = None,
     ) -> None:
+        self._held = held
         self._payloads = payloads
         self._tracing = tracing
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -91,7 +104,7 @@ class GrpcServer:
             # Each may hold a message of the largest size before any queue can refuse it.
             maximum_concurrent_rpcs=max_calls,
             options=[
-                ("grpc.max_receive_message_length", max_body_bytes),
+                ("grpc.max_receive_message_length", held.each),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", _MAX_STREAMS),
                 ("grpc.so_reuseport", 1),  # the workers share the port
@@ -107,12 +120,13 @@ class GrpcServer:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        service = {name: self._unary(self._methods[name], handler) for name, handler in handlers.items()}
+        answering = {name: _of_message(handler) for name, handler in handlers.items()}
+        answering["ModelInfer"] = self._model_infer
+        service = {name: self._unary(self._methods[name], handler) for name, handler in answering.items()}
         stream = self._methods["ModelStreamInfer"]
         service[stream.name] = grpc.stream_stream_rpc_method_handler(
             self._model_stream_infer, request_deserializer=_reading(stream), response_serializer=stream.write
@@ -134,12 +148,12 @@ class GrpcServer:
             self._stopping.set_result(None)
         await self._server.stop(FINISH_SECONDS)
 
-    def _unary(self, method: messages.Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
-        async def call(request: Any, context: Context) -> Any:
+    def _unary(self, method: messages.Method, handler: _Handler) -> Any:
+        async def call(received: _Received, context: Context) -> Any:
             try:
-                if isinstance(request, Refused):
-                    raise request
-                return await handler(request, context)
+                if isinstance(received.message, Refused):
+                    raise received.message
+                return await handler(received, context)
             except _Refusal as refusal:
                 await context.abort(_STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN), refusal.message)
             except Refused as refused:
@@ -188,10 +202,11 @@ class GrpcServer:
                 tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         return answer
 
-    async def _model_infer(self, request: Any, context: Context) -> Any:
-        return await self._infer(request, _exchange("ModelInfer", context))
+    async def _model_infer(self, received: _Received, context: Context) -> Any:
+        return await self._infer(received, _exchange("ModelInfer", context))
 
-    async def _infer(self, request: Any, exchange: Exchange) -> Any:
+    async def _infer(self, received: _Received, exchange: Exchange) -> Any:
+        request = received.message
         try:
             engine = self._repository.engine(request.model_name, request.model_version or None)
         except Refused as refused:
@@ -201,7 +216,7 @@ class GrpcServer:
         engine.holders += 1
         engine.used_at = exchange.started
         try:
-            answer = await self._run(engine, request, exchange)
+            answer = await self._run(engine, received, exchange)
         except asyncio.CancelledError:
             self._count(exchange, engine, 499, "the caller left before it was answered")
             raise
@@ -211,22 +226,23 @@ class GrpcServer:
         self._count(exchange, engine, 200, None)
         return answer
 
-    async def _run(self, engine: Engine, request: Any, exchange: Exchange) -> Any:
+    async def _run(self, engine: Engine, received: _Received, exchange: Exchange) -> Any:
         try:
-            parsed = v2_grpc.read(request)
-            answering = engine.infer(
-                parsed.inputs,
-                parsed.outputs,
-                sharing=parsed.sharing,
-                deadline=exchange.until(parsed.timeout_us),
-                unseen=exchange.pinned,
-            )
-            payloads = self._payloads
-            specs, values = await (
-                answering if payloads is None else payloads.noted(answering, exchange, engine, parsed)
-            )
-            answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
-            return v2_grpc.write(answer, parsed, specs, values)
+            with self._held.whole(received.size):
+                parsed = v2_grpc.read(received.message)
+                answering = engine.infer(
+                    parsed.inputs,
+                    parsed.outputs,
+                    sharing=parsed.sharing,
+                    deadline=exchange.until(parsed.timeout_us),
+                    unseen=exchange.pinned,
+                )
+                payloads = self._payloads
+                specs, values = await (
+                    answering if payloads is None else payloads.noted(answering, exchange, engine, parsed)
+                )
+                answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
+                return v2_grpc.write(answer, parsed, specs, values)
         except Exception as error:
             raise self._told(error, exchange) from error
 
@@ -250,13 +266,14 @@ class GrpcServer:
 
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
-        while (request := await self._next(requests, context)) is not None:
+        while (received := await self._next(requests, context)) is not None:
+            request = received.message
             if isinstance(request, Refused):
                 yield self._answer("ModelStreamInfer", error_message=request.message)
                 continue
             exchange = _exchange("ModelStreamInfer", context)
             try:
-                async for answer in self._answers(request, exchange):
+                async for answer in self._answers(received, exchange):
                     yield self._answer("ModelStreamInfer", infer_response=answer)
             except (_Refusal, Refused) as refusal:
                 yield self._failure(request, refusal.message)
@@ -276,26 +293,28 @@ class GrpcServer:
             grpc.StatusCode.UNAVAILABLE, "the server is stopping; open the stream anew"
         )
 
-    async def _answers(self, request: Any, exchange: Exchange) -> AsyncIterator[Any]:
+    async def _answers(self, received: _Received, exchange: Exchange) -> AsyncIterator[Any]:
         """Answer one request of a stream: once, or piece by piece where the model streams."""
+        request = received.message
         version = f"/versions/{request.model_version}" if request.model_version else ""
         engine = self._repository.routes.get(f"/v2/models/{request.model_name}{version}/infer")
         if engine is None or not engine.streams:
-            yield await self._infer(request, exchange)
+            yield await self._infer(received, exchange)
             return
         engine.slot.enter()
         engine.holders += 1
         status, error = 499, "the caller left before it was answered"
         try:
-            parsed = v2_grpc.read(request)
-            async for specs, values in engine.pieces(
-                parsed.inputs,
-                parsed.parameters or {},
-                deadline=exchange.until(parsed.timeout_us),
-                unseen=exchange.pinned,
-            ):
-                answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
-                yield v2_grpc.write(answer, parsed, specs, values)
+            with self._held.whole(received.size):
+                parsed = v2_grpc.read(request)
+                async for specs, values in engine.pieces(
+                    parsed.inputs,
+                    parsed.parameters or {},
+                    deadline=exchange.until(parsed.timeout_us),
+                    unseen=exchange.pinned,
+                ):
+                    answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
+                    yield v2_grpc.write(answer, parsed, specs, values)
             status, error = 200, None
         except Exception as failure:
             refusal = self._told(failure, exchange)
@@ -357,6 +376,13 @@ class GrpcServer:
                 seconds,
                 model=(engine.name, engine.version) if engine is not None else None,
             )
+
+
+def _of_message(handler: Callable[[Any, Context], Awaitable[Any]]) -> _Handler:
+    async def call(received: _Received, context: Context) -> Any:
+        return await handler(received.message, context)
+
+    return call
 
 
 def _exchange(method: str, context: Context) -> Exchange:

@@ -34,9 +34,8 @@ class InferHandler:
         self,
         repository: Repository,
         access_log: AccessLog,
+        held: Held,
         *,
-        max_body_bytes: int,
-        max_buffered_bytes: int,
         tracing: Tracing | None = None,
         payloads: PayloadLog | None = None,
     ) -> None:
@@ -45,8 +44,7 @@ class InferHandler:
         self._access_log = access_log
         self._tracing = tracing
         self.payloads = payloads
-        self._max_body_bytes = max_body_bytes
-        self.held = Held(max(max_buffered_bytes, max_body_bytes))
+        self.held = held
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -61,30 +59,18 @@ class InferHandler:
         if engine is not None:
             engine.holders += 1
             engine.used_at = call.started
-        if call.content_length is not None and int(call.content_length) > self._max_body_bytes:
+        if call.content_length is not None and int(call.content_length) > self.held.each:
             length = call.content_length.decode()
-            call.answer(
-                refusal(413, f"the body has {length} bytes; at most {self._max_body_bytes} are taken")
-            )
+            call.answer(refusal(413, f"the body has {length} bytes; at most {self.held.each} are taken"))
 
     def grown(self, call: Call, size: int) -> None:
         """A body has grown: it, and all of them together, may only grow so far."""
         held = self.held
         held.size += size
-        if call.size > self._max_body_bytes:
-            call.answer(
-                refusal(413, f"the body is larger than {self._max_body_bytes} bytes, the most that is taken")
-            )
+        if call.size > held.each:
+            call.answer(refusal(413, f"the body is larger than {held.each} bytes, the most that is taken"))
         elif held.size > held.most:
-            self._make_room(call)
-
-    def _make_room(self, call: Call) -> None:
-        """Refuse who holds most, so that who sends slowly does not keep out everybody else."""
-        while (refused := self.held.in_the_way(call)) is not None:
-            sentence = f"busy: unanswered requests and answers that nobody takes have {self.held.size} bytes"
-            refused.answer(refusal(429, sentence, (b"retry-after", b"1")))
-            if refused is call:
-                return
+            held.make_room(call)
 
     def begin(self, call: Call) -> None:
         """Answer a whole request, now or when the model has; a caller's fault is 4xx, the model's is 5xx."""
@@ -99,7 +85,7 @@ class InferHandler:
                 body = self._unpacked(body, call.content_encoding)
                 call.size += len(body)
                 self.held.size += len(body)
-                self._make_room(call)
+                self.held.make_room(call)
                 if call.response_complete:
                     return
             request = v2.parse(body, engine.contract, _json_length(call))
@@ -166,12 +152,12 @@ class InferHandler:
             raise Refused(f"content encoding {shown} came; gzip, deflate and none are taken", 415)
         unpacker = zlib.decompressobj(window)
         try:
-            unpacked = unpacker.decompress(body, self._max_body_bytes)
+            unpacked = unpacker.decompress(body, self.held.each)
         except zlib.error as error:
             raise Refused(f"the body is not {encoding.decode('latin-1')}: {error}") from error
         if unpacker.unconsumed_tail:
             raise Refused(
-                f"the body unpacks to more than {self._max_body_bytes} bytes, the most that is taken", 413
+                f"the body unpacks to more than {self.held.each} bytes, the most that is taken", 413
             )
         if not unpacker.eof:
             raise Refused(f"the body breaks off in the middle of its {encoding.decode('latin-1')}")

@@ -10,8 +10,9 @@ from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.protocol import rows, v2
 from pilotage_runtime.repository import Repository, State
-from pilotage_runtime.services import counted
+from pilotage_runtime.services import counted, reading
 from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.openapi import errors
 from pilotage_runtime.services.payload_log import PayloadLog
@@ -21,19 +22,19 @@ def add(
     app: FastAPI,
     repository: Repository,
     lifecycle: Lifecycle,
-    max_body_bytes: int,
+    held: Held,
     payloads: PayloadLog | None = None,
 ) -> None:
     """Add the paths."""
 
     async def predict(request: Request, model: str, version: str | None = None) -> Response:
         async def serve(engine: Engine, exchange: Exchange) -> Response:
-            body = await counted.document(request, max_body_bytes)
-            inputs, single = rows.read(body, engine.contract)
-            answering = engine.infer(inputs, deadline=exchange.deadline, unseen=exchange.pinned)
-            if payloads is not None:
-                answering = payloads.noted(answering, exchange, engine, v2.InferRequest(None, inputs, ()))
-            specs, values = await counted.unless_left(request, answering)
+            async with reading.document(request, held) as body:
+                inputs, single = rows.read(body, engine.contract)
+                answering = engine.infer(inputs, deadline=exchange.deadline, unseen=exchange.pinned)
+                if payloads is not None:
+                    answering = payloads.noted(answering, exchange, engine, v2.InferRequest(None, inputs, ()))
+                specs, values = await counted.unless_left(request, answering)
             answers = rows.write(specs, values, rows.count(inputs))
             told = {"prediction": answers[0]} if single else {"predictions": answers}
             return counted.json({"model": engine.name, "version": engine.version, **told})
