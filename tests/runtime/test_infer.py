@@ -360,6 +360,10 @@ async def test_a_packed_body_is_unpacked_as_far_as_the_cap(encoding: str) -> Non
         assert "unpacks to more than 1000 bytes" in bomb.error
         caller.send(pack(body(4))[:-5], content_encoding=encoding)
         assert (await caller.answer()).status == 400
+        caller.send(pack(body(4)) + pack(body(5)), content_encoding=encoding)
+        twice = await caller.answer()
+        assert twice.status == 400
+        assert twice.error.startswith(f"the body goes on for {len(pack(body(5)))} bytes behind the end")
         caller.send(body(4), content_encoding=encoding)
         assert (await caller.answer()).status == 400
         caller.send(body(4), content_encoding="br")

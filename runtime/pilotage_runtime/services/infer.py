@@ -147,20 +147,24 @@ class InferHandler:
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
         window = _WINDOW.get(encoding.strip().lower())
+        shown = encoding[:60].decode("latin-1")
         if window is None:
-            shown = encoding[:60].decode("latin-1")
             raise Refused(f"content encoding {shown} came; gzip, deflate and none are taken", 415)
         unpacker = zlib.decompressobj(window)
         try:
             unpacked = unpacker.decompress(body, self.held.each)
         except zlib.error as error:
-            raise Refused(f"the body is not {encoding.decode('latin-1')}: {error}") from error
+            raise Refused(f"the body is not {shown}: {error}") from error
         if unpacker.unconsumed_tail:
             raise Refused(
                 f"the body unpacks to more than {self.held.each} bytes, the most that is taken", 413
             )
         if not unpacker.eof:
-            raise Refused(f"the body breaks off in the middle of its {encoding.decode('latin-1')}")
+            raise Refused(f"the body breaks off in the middle of its {shown}")
+        if unpacker.unused_data:
+            raise Refused(
+                f"the body goes on for {len(unpacker.unused_data)} bytes behind the end of its {shown}"
+            )
         return unpacked
 
 
