@@ -74,6 +74,18 @@ def test_xgboost_classifies(tmp_path: Path, form: str, rows: np.ndarray, target:
     np.testing.assert_array_equal(answer["probabilities"], trained.predict_proba(rows))
 
 
+@pytest.mark.parametrize("booster", ["gblinear", "dart"])
+@pytest.mark.parametrize(("rows", "target"), [(THREE, THREE_CLASSES), (TWO, TWO_CLASSES)], ids=["3", "2"])
+def test_xgboosts_other_boosters_classify_too(
+    tmp_path: Path, booster: str, rows: np.ndarray, target: np.ndarray
+) -> None:
+    trained = xgb.XGBClassifier(n_estimators=5, n_jobs=1, booster=booster).fit(rows, target)
+    trained.save_model(tmp_path / "model.ubj")
+    answer = infer(loaded(tmp_path), rows)
+    assert answer["label"].tolist() == trained.predict(rows).tolist()
+    np.testing.assert_array_equal(answer["probabilities"], trained.predict_proba(rows))
+
+
 def test_xgboost_regresses_and_knows_its_features(tmp_path: Path) -> None:
     data = xgb.DMatrix(NUMBERS, TARGET, feature_names=[f"f{at}" for at in range(10)])
     booster = xgb.train({"max_depth": 3, "nthread": 1}, data, 5)

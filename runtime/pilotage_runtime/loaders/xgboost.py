@@ -41,6 +41,8 @@ class XGBoostModel:
         except (xgb.core.XGBoostError, ValueError, KeyError) as error:
             raise tabular.refused(file, "xgboost", error) from error
         self._objective = str(learner["objective"]["name"])
+        self._linear = learner["gradient_booster"]["name"] == "gblinear"
+        self._threads = options.threads
         parameters = learner["learner_model_param"]
         self._classes = max(2, int(parameters["num_class"]))
         self._width = max(1, int(parameters.get("num_target", 1)))
@@ -54,9 +56,14 @@ class XGBoostModel:
         return tabular.numbers_contract(inputs, names, "FP32", self._width)
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
-        """Predict in place: no DMatrix is built."""
+        """Predict in place: no DMatrix is built, but for linear boosters, which take nothing else."""
+        rows = inputs[tabular.INPUT]
         # Names are checked where the request is; here the columns are already in order.
-        answer: np.ndarray = self._booster.inplace_predict(inputs[tabular.INPUT], validate_features=False)
+        answer: np.ndarray = (
+            self._booster.predict(xgb.DMatrix(rows, nthread=self._threads), validate_features=False)
+            if self._linear
+            else self._booster.inplace_predict(rows, validate_features=False)
+        )
         if self._objective not in _PROBABILITIES:
             return [answer for _ in outputs]
         if answer.ndim == 1:
