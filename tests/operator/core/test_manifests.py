@@ -231,6 +231,13 @@ def serving_environment(runtime: dict[str, Any]) -> dict[str, str]:
     return {variable["name"]: variable["value"].replace("$$", "$") for variable in variables}
 
 
+def test_a_variable_reaches_the_model_as_it_is_written() -> None:
+    """Kubernetes would put other variables in the place of $(NAME)."""
+    written = {"RULE": "^a$|$(HOME)|$$b", "PLAIN": "x"}
+    told = serving_environment({"env": [{"name": name, "value": value} for name, value in written.items()]})
+    assert {name: told[name] for name in written} == written
+
+
 def payload_log(**spec: Any) -> ServeSettings:
     """What the runtime makes of the variables that a payload log is rendered to."""
     told = serving_environment({"payloadLog": {"url": "http://broker.shop/payloads", **spec}})

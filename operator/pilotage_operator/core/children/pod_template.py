@@ -236,7 +236,7 @@ def _environment(wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
 
 def _user_env(deployment: ModelDeployment) -> list[dict[str, Any]]:
     runtime = deployment.spec.runtime
-    return [variable.to_dict() for variable in (runtime.env if runtime else None) or ()]
+    return _environment({one.name: one.value for one in (runtime.env if runtime else None) or ()})
 
 
 def _resources(deployment: ModelDeployment) -> dict[str, Any]:
