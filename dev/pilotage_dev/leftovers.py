@@ -21,7 +21,6 @@ from pilotage_dev.stack import MARK
 if TYPE_CHECKING:
     from pilotage_dev.stack import Stack
 
-RUNC_STATE = Path("/run/containerd/runc/k8s.io")
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
 NETWORK = "pilotage-dev"
@@ -33,7 +32,6 @@ def clean(stack: Stack) -> None:
     """Remove processes, pods, mounts, network and files of the stack, whatever state they are in."""
     process.end([each for each, folder in process.marked(MARK) if folder == str(stack.folder)], grace=3)
     cgroups.remove()
-    _remove_tasks(stack)
     _unmount(stack)
     bridge.remove()
     if _rules_are_ours(stack).exists():
@@ -70,15 +68,6 @@ def _rules_are_ours(stack: Stack) -> Path:
     return stack.folder / "rules-are-ours"
 
 
-def _remove_tasks(stack: Stack) -> None:
-    """Remove what containerd's shims and runc keep outside of the stack's folder; inside lie the names."""
-    tasks = stack.folder / "containerd" / "state" / "io.containerd.runtime.v2.task" / "k8s.io"
-    for task in tasks.glob("*"):
-        shutil.rmtree(RUNC_STATE / task.name, ignore_errors=True)
-        if (address := task / "address").exists():
-            Path(address.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
-
-
 def _unmount(stack: Stack) -> None:
     deadline = time.monotonic() + 10
     while points := mounts_below(stack.folder, Path("/proc/mounts").read_text()):
@@ -109,6 +98,6 @@ def _remove_files(stack: Stack) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-    for folder in (RUNC_STATE, CNI_RESULTS, CONTAINER_LOGS):
+    for folder in (CNI_RESULTS, CONTAINER_LOGS):
         with contextlib.suppress(OSError):  # not there, or others have something in it
             folder.rmdir()

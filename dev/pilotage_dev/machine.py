@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "buildah",
-    "containerd",
     "containernetworking-plugins",
     "debootstrap",
     "iproute2",
@@ -42,7 +41,7 @@ def shortcoming() -> str | None:
     """Return what this machine lacks for the local stack and how to get it; None if it lacks nothing."""
     if os.uname().sysname != "Linux" or shutil.which("apt-get") is None:
         return (
-            "the local stack installs its container runtime with apt-get on Debian or Ubuntu, "
+            "the local stack installs runc and more with apt-get on Debian or Ubuntu, "
             "which this system is not: start a Docker engine (https://docs.docker.com/engine/install/) "
             "and Pilotage uses kind instead"
         )
