@@ -15,7 +15,7 @@ import s3fs
 import yaml
 
 from demo.models import build as models
-from pilotage_dev import gobuild, paths
+from pilotage_dev import gobuild, images, paths
 from pilotage_dev.cluster import Cluster
 from pilotage_dev.errors import StackError
 from pilotage_dev.parts import store
@@ -142,8 +142,8 @@ def example(path: Path = REPOSITORY / "demo" / "fraud.yaml") -> dict[str, Any]:
 def prepare(cluster: Cluster, say: Say) -> Site:
     """Bring the cluster up, install Pilotage, fill the store."""
     kubeconfig = cluster.up()
-    for image in ("runtime", "operator"):
-        say(f"building and loading the image of the {image}")
+    for image in (images.RUNTIME, images.OPERATOR):
+        say(f"building and loading the image of the {image.name}")
         cluster.load_image(image)
     folder = paths.cache() / "models"
     site = Site(cluster, kubeconfig, folder)

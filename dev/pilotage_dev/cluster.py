@@ -42,8 +42,8 @@ class Cluster(Protocol):
         """Bring it up and return its kubeconfig."""
         ...
 
-    def load_image(self, name: str) -> None:
-        """Build `operator` or `runtime` as the code is now and make it known to the node."""
+    def load_image(self, image: images.Image) -> None:
+        """Build an image as its files are now and make it known to the node."""
         ...
 
     def down(self) -> None:
@@ -79,8 +79,8 @@ class Local:
         whole.up(Tier.ALL, print)
         return whole.STACK.kubeconfig
 
-    def load_image(self, name: str) -> None:
-        images.load(whole.STACK, images.named(name), print)
+    def load_image(self, image: images.Image) -> None:
+        images.load(whole.STACK, image, print)
 
     def down(self) -> None:
         whole.down(print)

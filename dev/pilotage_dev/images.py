@@ -141,7 +141,7 @@ IMAGES = (PAUSE, PROMETHEUS, CONFIG_RELOADER, ALERTMANAGER, RUNTIME, OPERATOR)
 
 def named(name: str) -> Image:
     """Return the image with this short name or this name in the cluster."""
-    for image in (*IMAGES, STORE):
+    for image in IMAGES:
         if name in (image.name, image.reference):
             return image
     known = ", ".join(image.name for image in IMAGES)

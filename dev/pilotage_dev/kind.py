@@ -77,15 +77,14 @@ class Kind:
         self._install("monitoring", "kube-prometheus-stack", PROMETHEUS, "monitoring", MONITORING)
         self._install("metrics-server", "metrics-server", METRICS_SERVER, "kube-system",
                       {"args": ["--kubelet-insecure-tls"]})  # fmt: skip
-        for name in ("runtime", "store"):
-            self.load_image(name)
+        for image in (images.RUNTIME, images.STORE):
+            self.load_image(image)
         kubectl = str(gobuild.binary("kubectl"))
         _run(kubectl, f"--kubeconfig={self.kubeconfig}", "apply", f"--filename={FOLDER / 'kind.yaml'}")
         return self.kubeconfig
 
-    def load_image(self, name: str) -> None:
+    def load_image(self, image: images.Image) -> None:
         """Build an image with Docker and load it into the node."""
-        image = images.named(name)
         with tempfile.TemporaryDirectory() as folder:
             image.lay_out(Path(folder))
             (Path(folder) / "Dockerfile").write_text(image.dockerfile())
