@@ -22,7 +22,7 @@ MODEL_REASONS = frozenset({
 
 _IMAGE_REASONS = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
-    "RegistryUnavailable",
+    "RegistryUnavailable", "SignatureValidationFailed",
 })  # fmt: skip
 _SETUP_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _CRASHES_THAT_CONDEMN = 3

@@ -82,7 +82,9 @@ def test_a_model_that_does_not_load_is_told_by_the_serving_container() -> None:
     assert found == Failure("Model", "Load", "LoadFailed", "unknown operator Foo")
 
 
-@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+@pytest.mark.parametrize(
+    "reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "SignatureValidationFailed"]
+)
 def test_an_image_that_cannot_be_pulled_is_infrastructure(reason: str) -> None:
     waiting = {"state": {"waiting": {"reason": reason, "message": "manifest unknown"}}}
     expected = Failure("Infrastructure", "Image", reason, "manifest unknown")
