@@ -16,13 +16,14 @@ import onnxruntime as ort
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
-from pilotage_runtime.loaders import onnx_file, onnx_zip_map
+from pilotage_runtime.loaders import onnx_bfloat16, onnx_file, onnx_zip_map
 from pilotage_runtime.loaders.base import LoadOptions, Tensors
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(string)": "BYTES",
     "tensor(float16)": "FP16",
+    onnx_bfloat16.TYPE: "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     **{
@@ -91,6 +92,7 @@ class OnnxModel:
             output.name for output in self._session.get_outputs() if output.type in _ZIP_MAPS
         )
         self._classes: dict[str, list[Any]] = {}
+        self._bfloat16 = onnx_bfloat16.needed(self._session)
 
     def contract(self) -> Contract:
         """Read inputs and outputs from the session."""
@@ -106,6 +108,8 @@ class OnnxModel:
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
         """Infer once and give tensors only."""
+        if self._bfloat16:
+            return onnx_bfloat16.run(self._session, inputs, outputs)
         values: list[Any] = self._session.run(outputs, inputs)  # pyright: ignore[reportAssignmentType]
         if self._zip_maps:
             for at, name in enumerate(outputs):
