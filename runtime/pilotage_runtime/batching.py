@@ -178,9 +178,9 @@ class Batcher:
         head = queue.popleft()
         batch, rows, key = [head], head.rows, head.key
         passed: list[Entry] = []
-        while queue and rows < self._max_rows:
+        while key is not None and queue and rows < self._max_rows:
             entry = queue.popleft()
-            if entry.key == key and key is not None and rows + entry.rows <= self._max_rows:
+            if entry.key == key and rows + entry.rows <= self._max_rows:
                 batch.append(entry)
                 rows += entry.rows
             else:

@@ -141,9 +141,8 @@ class Supervisor:
             if await reader.readline() == b"loaded\n":
                 if first:
                     await self._all_loaded.wait()
-                if (
-                    generation != self._roster.generation
-                ):  # changed while it loaded: it would serve what is gone
+                # Changed while it loaded, it would serve what is gone.
+                if generation != self._roster.generation:
                     place.outdated = True
                     _send(process, signal.SIGTERM)
                     return await process.wait()
