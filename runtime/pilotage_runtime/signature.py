@@ -20,7 +20,7 @@ _LARGEST_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Who must have signed: a public key, or roots of certificates (both PEM), or an identity."""
+    """Who must have signed: a public key, or roots of certificates (both PEM), or an identity. One of the three."""
 
     public_key: str | None = None
     certificates: str | None = None
@@ -29,9 +29,20 @@ class Trusted:
     trust_config: Path | None = None
 
     @property
+    def ways(self) -> int:
+        """How many of the three are stated; one that is empty or stated in part counts, and will be refused."""
+        whose = (self.identity, self.issuer, self.trust_config)
+        three = (
+            self.public_key is not None,
+            self.certificates is not None,
+            any(x is not None for x in whose),
+        )
+        return sum(three)
+
+    @property
     def asked(self) -> bool:
         """Whether a signature is asked for at all."""
-        return bool(self.public_key or self.certificates or self.identity)
+        return self.ways > 0
 
 
 def verify(folder: Path, trusted: Trusted) -> None:
@@ -63,21 +74,26 @@ def _verifier(trusted: Trusted, folder: Path) -> Any:
             Reason.LOAD_FAILED,
             f"checking a signature needs {error.name}, which is missing here: pip install 'pilotage[signing]'",
         ) from error
+    if trusted.ways > 1:
+        raise _invalid(
+            "one of a public key, certificates and an identity can be asked for, not several of them"
+        )
+    verifier = verifying.Config()
     try:
-        if trusted.public_key:
-            return verifying.Config().use_elliptic_key_verifier(
+        if trusted.public_key is not None:
+            return verifier.use_elliptic_key_verifier(
                 public_key=_written(folder / "key.pem", trusted.public_key)
             )
-        if trusted.certificates:
+        if trusted.certificates is not None:
             chain = [_written(folder / "certificates.pem", trusted.certificates)]
-            return verifying.Config().use_certificate_verifier(certificate_chain=chain)
-        if not trusted.issuer or trusted.trust_config is None:
-            raise _invalid("an identity needs its issuer and a trust configuration too")
-        return verifying.Config().use_sigstore_verifier(
-            identity=trusted.identity or "", oidc_issuer=trusted.issuer, trust_config=trusted.trust_config
-        )
-    except (ValueError, TypeError, OSError, KeyError) as error:
+            return verifier.use_certificate_verifier(certificate_chain=chain)
+        if trusted.identity and trusted.issuer and trusted.trust_config:
+            return verifier.use_sigstore_verifier(
+                identity=trusted.identity, oidc_issuer=trusted.issuer, trust_config=trusted.trust_config
+            )
+    except Exception as error:  # sigstore has a family of its own beside those of its parsers
         raise _invalid(f"what should be trusted cannot be read: {error}") from error
+    raise _invalid("an identity needs its issuer and a trust configuration too, and they an identity")
 
 
 @contextmanager
