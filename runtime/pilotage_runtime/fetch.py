@@ -101,13 +101,7 @@ def _bring_and_place(
     served = _unpacked(files, partial / _UNPACKED, settings.max_model_bytes)
     if served is not files:
         marker.unpacked = digest(served)
-    trusted = Trusted(
-        public_key=settings.signature_public_key,
-        certificates=settings.signature_certificates,
-        identity=settings.signature_identity,
-        issuer=settings.signature_issuer,
-        trust_config=settings.signature_trust_config,
-    )
+    trusted = _trusted(settings)
     if trusted.asked:
         signature.verify(served, trusted)
         logger.info("the signature holds", extra={"digest": marker.digest})
@@ -230,17 +224,39 @@ def _verify_digest(settings: FetchSettings, found: str) -> None:
 
 
 def _already_there(settings: FetchSettings) -> Marker | None:
-    """Trust what an earlier run of this pod left only after hashing it again."""
+    """Trust what an earlier run left only after checking it again, by what is asked for now."""
     marker = read_marker(settings.model_dir)
     if marker is None or marker.uri != settings.model_uri:
         (settings.model_dir / MARKER).unlink(missing_ok=True)
         return None
     content = settings.model_dir / CONTENT
     kept = content.is_dir() and digest(content) == (marker.unpacked or marker.digest)
-    if kept and _is_expected(settings, marker.digest):
+    if kept and _is_expected(settings, marker.digest) and _is_signed(settings, content):
         return marker
     (settings.model_dir / MARKER).unlink(missing_ok=True)
     return None
+
+
+def _trusted(settings: FetchSettings) -> Trusted:
+    return Trusted(
+        public_key=settings.signature_public_key,
+        certificates=settings.signature_certificates,
+        identity=settings.signature_identity,
+        issuer=settings.signature_issuer,
+        trust_config=settings.signature_trust_config,
+    )
+
+
+def _is_signed(settings: FetchSettings, content: Path) -> bool:
+    """Whether what lies here is signed as it should be; it may have come when nobody asked for a signature."""
+    trusted = _trusted(settings)
+    if trusted.asked:
+        try:
+            signature.verify(content, trusted)
+        except StartFailure as failure:
+            logger.warning("%s; it is fetched anew", failure.message, extra={"reason": failure.reason})
+            return False
+    return True
 
 
 def _pinned(settings: FetchSettings) -> str | None:

@@ -200,3 +200,18 @@ def test_a_missing_library_is_named_with_its_extra(
     failure = fails(signed(tmp_path, signature_public_key=public(ours)))
     assert (failure.reason, failure.exit_code) == ("LoadFailed", 1)
     assert "pip install 'pilotage[signing]'" in failure.message
+
+
+def test_a_model_that_was_fetched_unasked_is_verified_once_a_signature_is_asked_for(
+    tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a laptop the folder outlives the call, and the next one may ask for more than the first."""
+    caplog.set_level("INFO")
+    fetching.fetch(signed(tmp_path))
+    stranger = signed(tmp_path, signature_public_key=public(key_pair(tmp_path, "other")))
+    assert fails(stranger).reason == "SignatureInvalid"
+    fetching.fetch(signed(tmp_path))
+    caplog.clear()
+    fetching.fetch(signed(tmp_path, signature_public_key=public(ours)))
+    assert "already fetched" in caplog.messages
+    assert (model_root(tmp_path / "models") / "model.sig").exists()
