@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sigstore as sigstore_package
 
 from pilotage_runtime import fetch as fetching
 from pilotage_runtime.failure import StartFailure
@@ -350,3 +351,22 @@ def test_what_is_stated_and_empty_is_refused_and_never_unchecked(
 ) -> None:
     """Such as an environment variable whose value was lost on its way."""
     refused(settings(tmp_path, model_uri="pvc://claim/fraud", **{empty: ""}))
+
+
+def test_the_public_instances_files_make_a_trust_configuration(
+    tmp_path: Path, model: Path, sigstore: PrivateSigstore
+) -> None:
+    """As the how-to puts it together; the files here are those that its client is shipped with."""
+    folder = next(Path(sigstore_package.__file__).parent.glob("_store/*cdn.sigstore.dev"))
+    stated = expecting(tmp_path, sigstore)
+    stated.signature_trust_config.write_text(
+        json.dumps(
+            {
+                "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+                "trustedRoot": json.loads((folder / "trusted_root.json").read_text()),
+                "signingConfig": json.loads((folder / "signing_config.v0.2.json").read_text()),
+            }
+        )
+    )
+    # It is read, and does not believe a CA of ours.
+    assert "certificate chain" in refused(stated).message
