@@ -72,6 +72,12 @@ def test_a_contradiction_stops_the_start(tmp_path: Path, stated: Any, sentence: 
     assert (failure.value.stage, failure.value.reason) == ("Load", "InvalidModel")
 
 
+def test_a_file_beyond_every_measure_is_not_parsed(tmp_path: Path) -> None:
+    with pytest.raises(StartFailure) as failure:
+        refined(tmp_path, "{" + " " * (16 << 20) + "}")
+    assert "contract.json: the file is larger than" in failure.value.message
+
+
 @pytest.mark.parametrize(
     ("name", "datatype", "shape", "is_probability"),
     [

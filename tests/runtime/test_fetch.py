@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pilotage_runtime import fetch as fetching
+from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import TRANSIENT, Reason, StartFailure, report
 from pilotage_runtime.fetched import model_root, read_marker
 from pilotage_runtime.settings import FetchSettings
@@ -75,6 +76,18 @@ def test_a_folder_is_fetched_and_its_digest_is_that_of_the_manifest(tmp_path: Pa
         "contract.json",
         "model.onnx",
     ]
+
+
+def test_the_manifest_is_in_the_order_of_bytes_whatever_the_folders(tmp_path: Path) -> None:
+    """As `LC_ALL=C sort` has it: neither by folders first nor by anybody's alphabet."""
+    claim = tmp_path / "claim"
+    for name in ("a/z.onnx", "a.onnx", "a-b/y", "Z", "é", "e/x", "10", "9"):
+        (claim / name).parent.mkdir(parents=True, exist_ok=True)
+        (claim / name).write_text(name)
+    listing = subprocess.check_output(
+        r"find . -type f -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum", shell=True, cwd=claim
+    )
+    assert digest(claim) == sha256(listing)
 
 
 def test_another_digest_than_stated_is_refused(tmp_path: Path, content: bytes) -> None:

@@ -12,11 +12,12 @@ import yaml
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from pilotage_runtime.contract import refine
+from pilotage_runtime.contract import Contract, TensorSpec, refine
 from pilotage_runtime.failure import Stage, StartFailure
 from pilotage_runtime.formats import detect
 from pilotage_runtime.loaders import by_format
 from pilotage_runtime.loaders.base import LoadOptions
+from pilotage_runtime.mlflow import Signature, signature
 
 ROWS, CLASSES = load_iris(return_X_y=True)
 COLUMNS = ["sepal length", "sepal width", "petal length", "petal width"]
@@ -75,8 +76,14 @@ def test_a_pickled_flavour_is_code_like_any_other(tmp_path: Path) -> None:
 
 def test_an_example_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
     booster(tmp_path / "m.ubj")
-    for data in ([[1, 2]], [["a", 1, 2, 3]], "no", [[1, 2, 3, True]]):
-        (tmp_path / "input_example.json").write_text(json.dumps({"columns": COLUMNS, "data": data}))
+    for columns, data in (
+        (COLUMNS, [[1, 2]]),
+        (COLUMNS, [["a", 1, 2, 3]]),
+        (COLUMNS, "no"),
+        (COLUMNS, [[1, 2, 3, True]]),
+        (COLUMNS[::-1], [[1, 2, 3, 4]]),
+    ):
+        (tmp_path / "input_example.json").write_text(json.dumps({"columns": columns, "data": data}))
         folder(
             tmp_path,
             {"xgboost": {"data": "m.ubj"}},
@@ -86,6 +93,20 @@ def test_an_example_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
         found = detect(tmp_path, Stage.LOAD)
         contract = refine(by_format.load(found, LoadOptions(threads=1)).contract(), tmp_path)
         assert contract.sample_request is None
+
+
+def test_an_example_outside_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "theirs.json").write_text(json.dumps({"columns": COLUMNS, "data": ROWS[:1].tolist()}))
+    inside = tmp_path / "model"
+    inside.mkdir()
+    for name in ("../theirs.json", str(tmp_path / "theirs.json")):
+        folder(inside, {}, signature=SIGNATURE, saved_input_example_info={"artifact_path": name})
+        assert signature(inside) == Signature(columns=tuple(COLUMNS), rows=())
+
+
+def test_names_that_the_model_has_itself_count_before_mlflows(tmp_path: Path) -> None:
+    own = Contract((TensorSpec("X", "FP32", (-1, 4)),), (), feature_names=("a", "b", "c", "d"))
+    assert refine(own, folder(tmp_path, {}, signature=SIGNATURE)).feature_names == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +128,18 @@ def test_broken_yaml_is_a_bad_model(tmp_path: Path) -> None:
     for text in ("a: [", "- a", "!!python/object/apply:os.mkdir [x]"):
         (tmp_path / "MLmodel").write_text(text)
         assert refusal(tmp_path)[0] == "InvalidModel"
+
+
+def test_yaml_that_names_code_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(f"flavors: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    assert "MLmodel is no YAML" in refusal(tmp_path)[1]
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_document_beyond_every_measure_is_not_parsed(tmp_path: Path) -> None:
+    booster(tmp_path / "m.ubj")
+    folder(tmp_path, {"xgboost": {"data": "m.ubj"}}, notes="x" * (2 << 20))
+    assert "MLmodel is larger than" in refusal(tmp_path)[1]
 
 
 def test_rows_of_an_example_are_inferred(tmp_path: Path, models: Path) -> None:

@@ -48,6 +48,12 @@ def test_the_feature_its_value_and_its_range_are_named(repeated: int, datatype: 
     assert refusal(contract, X=bad) == (
         f"feature 'share': 0.25 came in row {len(bad) - 2}, at most 0.1 is expected"
     )
+    bad = good.copy()
+    bad[-1, 0] = -1
+    assert (
+        refusal(contract, X=bad)
+        == f"feature 'age': -1 came in row {len(bad) - 1}, 0 to 120 years is expected"
+    )
     assert refusal(contract, X=np.array([[-1, 0, 0]], dtype)) == (
         "feature 'age': -1 came, 0 to 120 years is expected"
     )
