@@ -151,6 +151,27 @@ def test_a_bomb_is_stopped_by_its_ratio_before_it_is_unpacked(tmp_path: Path, ki
     assert sum(path.stat().st_size for path in (tmp_path / "into").iterdir()) <= 64 << 20
 
 
+def test_a_bomb_in_what_is_read_but_never_written_is_stopped_too(tmp_path: Path) -> None:
+    """Headers of a megabyte each, with files of nothing: only the stream itself shows how much comes out."""
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz", compresslevel=1, format=tarfile.PAX_FORMAT) as packed:
+        for number in range(90):
+            member = tarfile.TarInfo(str(number))
+            member.pax_headers = {"comment": "x" * (1 << 20)}
+            packed.addfile(member)
+    failure = refused(tmp_path / "m.tar.gz", tmp_path / "into", limit=1 << 40)
+    assert failure.reason == "UnsafeArchive"
+    assert "200 times" in failure.message
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_a_small_model_may_compress_as_well_as_it_likes(tmp_path: Path, kind: str) -> None:
+    zeros = bytes(4 << 20)
+    path = PACKED[kind](tmp_path / "packed", {"model.onnx": zeros})
+    assert len(zeros) > archive.MAX_RATIO * path.stat().st_size
+    (tmp_path / "into").mkdir()
+    assert archive.unpack(path, tmp_path / "into", LIMIT) == len(zeros)
+
+
 @pytest.mark.parametrize("kind", PACKED)
 def test_the_size_limit_counts_what_comes_out(tmp_path: Path, kind: str) -> None:
     path = PACKED[kind](tmp_path / "packed", {"a": bytes(900), "b": bytes(900)})
@@ -210,7 +231,9 @@ def test_a_zip_with_a_password_is_refused(tmp_path: Path) -> None:
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
-    assert "password" in refused(path, tmp_path / "into").message
+    failure = refused(path, tmp_path / "into")
+    assert failure.reason == "UnsafeArchive"
+    assert "seal the model's file itself instead" in failure.message
 
 
 def test_zip_files_that_are_models_themselves_stay_packed(tmp_path: Path, models: Path) -> None:

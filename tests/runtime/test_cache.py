@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pilotage_runtime import cache as caching
 from pilotage_runtime import fetch as fetching
 from pilotage_runtime.cache import Cache
 from pilotage_runtime.fetched import model_root
@@ -255,6 +256,77 @@ def test_what_was_used_longest_ago_leaves_first_and_what_is_in_use_never(
     fourth = put(4)
     os.close(in_use)
     assert [take(wanted) for wanted in (first, third, fourth)] == [True, False, True]
+
+
+def held(tmp_path: Path, folder: Path, *names: str) -> tuple[Cache, str]:
+    """A cache that holds a model with files of these names, and the model's digest."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in names:
+        (files / name).write_bytes(name.encode() * 300)
+    cache = Cache(folder, 1 << 20, 0)
+    cache.put(files, fetching.digest(files))
+    (tmp_path / "into").mkdir()
+    return cache, fetching.digest(files)
+
+
+def test_the_limit_of_size_counts_for_what_comes_out_of_the_cache_too(
+    tmp_path: Path, folder: Path, store: Counted
+) -> None:
+    fetching.fetch(pod(tmp_path, "first"))
+    assert fails(pod(tmp_path, "second", max_model_bytes=len(WHOLE) - 1)).reason == "TooLarge"
+
+
+def test_pods_may_copy_the_same_model_at_once(tmp_path: Path, folder: Path) -> None:
+    cache, wanted = held(tmp_path, folder, "model.onnx")
+    in_use = os.open(folder / "objects" / wanted[7:], os.O_RDONLY)
+    fcntl.flock(in_use, fcntl.LOCK_SH)
+    assert cache.take(wanted, tmp_path / "into", 1 << 20)
+    os.close(in_use)
+
+
+def test_too_many_files_are_not_copied_and_none_of_them_stays(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, wanted = held(tmp_path, folder, "a", "b", "c")
+    monkeypatch.setattr(caching, "MAX_FILES", 2)
+    assert not cache.take(wanted, tmp_path / "into", 1 << 20)
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_what_becomes_visible_is_on_the_disk_before_and_its_name_after(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves a whole model or none."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def told(descriptor: int) -> None:
+        visible = any((folder / "objects").iterdir())
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, visible))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+    held(tmp_path, folder, "a", "b")
+    assert {name for name, visible in synced if not visible} > {"a", "b"}
+    assert [name for name, visible in synced if visible] == ["objects"]
+
+
+def test_the_bound_holds_also_for_what_others_add_meanwhile(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_in = caching._copy_in
+
+    def meanwhile(files: Path, into: Path) -> None:
+        theirs = folder / "objects" / ("0" * 64)
+        theirs.mkdir()
+        (theirs / "model.onnx").write_bytes(bytes(1 << 20))
+        os.utime(theirs, (1, 1))
+        copy_in(files, into)
+
+    monkeypatch.setattr(caching, "_copy_in", meanwhile)
+    _, ours = held(tmp_path, folder, "model.onnx")
+    assert [path.name for path in (folder / "objects").iterdir()] == [ours[7:]]
 
 
 def test_a_model_larger_than_the_cache_evicts_nothing(tmp_path: Path, folder: Path, store: Counted) -> None:
