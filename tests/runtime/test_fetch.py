@@ -119,6 +119,14 @@ def test_bytes_beyond_the_limit_are_refused_also_where_no_size_was_announced() -
         transfer.add(1)
 
 
+def test_what_was_fetched_before_is_compared_with_the_digest_that_is_stated_now(
+    tmp_path: Path, content: bytes
+) -> None:
+    """On a laptop the folder outlives the call, and the next one may name a digest."""
+    fetching.fetch(settings(tmp_path))
+    assert fails(settings(tmp_path, model_digest=sha256(b"other"))).reason == "DigestMismatch"
+
+
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [

@@ -99,6 +99,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+_WITHOUT_PAUSES = """
+import sys
+from pilotage_runtime import fetch
+from pilotage_runtime.__main__ import main
+fetch._FIRST_PAUSE_SECONDS = 0
+sys.argv[1:] = ["fetch"]
+sys.exit(main())
+"""
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
@@ -149,6 +159,21 @@ def test_a_model_is_fetched_and_its_certificate_checked_by_name(
     stated = settings(tmp_path, model_uri=uri(store, path), allow_private_addresses=True)
     assert fetching.fetch(stated).digest == sha256(store.content)
     assert len(list(model_root(stated.model_dir).iterdir())) == 1
+
+
+def test_the_secret_in_a_presigned_address_is_in_no_line_of_the_log(store: Store, tmp_path: Path) -> None:
+    """Neither when it works nor when it fails; the rest of the address is told."""
+    for path in ("model.onnx", "404", "500"):
+        stated = environment(
+            model_uri=uri(store, f"{path}?signature=s3cret"), allow_private_addresses=True,
+            model_dir=tmp_path / "models", termination_log=tmp_path / "none", pinned_digest_file=tmp_path / "none",
+        )  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", _WITHOUT_PAUSES], env=stated, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) == (path == "model.onnx")
+        assert uri(store, path) in done.stdout
+        assert "s3cret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,16 @@ def empty(model: Path) -> None:
     (model / "model.sig").write_text("{}")
 
 
+def test_a_signature_beyond_every_measure_is_not_parsed(
+    tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey
+) -> None:
+    with (model / "model.sig").open("ab") as file:
+        file.truncate((16 << 20) + 1)
+    failure = fails(signed(tmp_path, signature_public_key=public(ours)))
+    assert (failure.reason, failure.exit_code) == ("SignatureInvalid", 1)
+    assert "model.sig is larger than" in failure.message
+
+
 @pytest.mark.parametrize("change", [changed, added, removed, renamed, unsigned, rubbish, empty])
 def test_what_was_not_signed_so_is_refused(
     tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey, change: Any
