@@ -146,6 +146,8 @@ def test_a_change_in_any_part_is_noticed(tmp_path: Path, keys: Path, part: int) 
         encoded(b'{"alg":"dir","enc":"A256GCM","zip":"DEF"}') + b".." + b"A" * 16 + b".AA." + b"A" * 22,
         encoded(b'{"alg":"dir","enc":"A256GCM","crit":["x"]}') + b".." + b"A" * 16 + b".AA." + b"A" * 22,
         encoded(b'{"alg":"dir","enc":"A256GCM"}') + b".." + b"A" * 16 + b".A=." + b"A" * 22,
+        # The other base64: it would decode, to what is then taken for another key's.
+        encoded(b'{"alg":"dir","enc":"A256GCM"}') + b".." + b"A" * 16 + b".A+A/." + b"A" * 22,
         encoded(b'{"alg":"dir","enc":"A256GCM"}') + b".." + b"A" * 16 + b".AA." + b"A" * 4,
         encoded(b'{"alg":"dir","enc":"A256GCM"}') + b"..." + b"A" * 16 + b".AA." + b"A" * 22,
         encoded(b'{"a":[]}') + b".." + b"A" * 16 + b".AA." + b"A" * 22, encoded(b'{"a"') + b".." + b"A" * 16 + b".AA." + b"A" * 22,

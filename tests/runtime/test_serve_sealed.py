@@ -3,8 +3,11 @@
 import base64
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from pilotage_runtime import sealed
@@ -34,6 +37,44 @@ def test_a_sealed_model_answers_and_lies_nowhere_in_the_clear(
     beginning = plain.read_bytes()[:64]
     kept = [Path(where, name) for where, _, names in os.walk(tmp_path) for name in names]
     assert not any(beginning in path.read_bytes() for path in kept)
+
+
+_WATCHED = """
+import os, sys
+from pathlib import Path
+from pilotage_runtime import formats, sealed
+from pilotage_runtime.failure import Stage
+from pilotage_runtime.loaders import by_format
+from pilotage_runtime.loaders.base import LoadOptions
+
+def watch(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        print(arguments[0])
+
+sys.addaudithook(watch)
+root, keys = map(Path, sys.argv[1:])
+held = sealed.open_sealed(sealed.find(root), keys)
+model = by_format.load(formats.detect(root, Stage.LOAD, held=held), LoadOptions(threads=1))
+assert model.contract().inputs
+"""
+
+
+@pytest.mark.parametrize("envelope", ["JWE", "age"])
+def test_while_a_sealed_model_is_opened_and_loaded_no_file_is_written_anywhere(
+    models: Path, tmp_path: Path, keys: Path, envelope: str
+) -> None:
+    """Neither beside it nor in a folder for temporary files, not even for a moment."""
+    plain, path = models / "iris" / "1" / "model.onnx", tmp_path / "model"
+    if envelope == "JWE":
+        sealed.seal(plain, path, KEY)
+    else:
+        identity = pyrage.x25519.Identity.generate()
+        (keys / "age").write_text(str(identity))
+        path.write_bytes(pyrage.encrypt(plain.read_bytes(), [identity.to_public()]))
+    watched = subprocess.run(
+        [sys.executable, "-B", "-c", _WATCHED, path, keys], capture_output=True, text=True, check=False
+    )
+    assert (watched.returncode, watched.stdout) == (0, ""), watched.stderr
 
 
 def test_without_the_key_it_says_what_is_missing(models: Path, tmp_path: Path, serve: Servers) -> None:
