@@ -1,6 +1,7 @@
 """Fetching by https from a real server with a certificate of its own authority."""
 
 import datetime as dt
+import gzip
 import http.server
 import ipaddress
 import os
@@ -33,7 +34,11 @@ class Store(http.server.ThreadingHTTPServer):
     asked: list[str]
     flaky = 0
     etag = '"1"'
+    shift = 0
+    """How far behind the asked bytes those lie that are answered, but for the first part."""
     ranges: list[str]
+    withheld = 0
+    """How many bytes each part lacks, which its own length admits and its range does not."""
     before_part: Callable[[int], None] = staticmethod(lambda start: None)
     """Called with the first byte of each range before it is answered."""
 
@@ -60,6 +65,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(503)
             case "flaky":
                 self.answer(200, content)
+            case "coded" if "gzip" in self.headers["accept-encoding"]:
+                self.answer(200, gzip.compress(content), coding="gzip")
+            case "coded":
+                self.answer(200, content)
             case "moved":
                 self.answer(302, location=f"https://localhost:{port}/model.onnx")
             case "loop":
@@ -79,19 +88,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             begin, last = (int(number) for number in asked.removeprefix("bytes=").split("-"))
             self.server.ranges.append(asked)
             self.server.before_part(begin)
+            begin += self.server.shift if begin else 0
             end = min(last + 1, len(self.server.content))
             self.send_response(206)
             self.send_header("content-range", f"bytes {begin}-{end - 1}/{len(self.server.content)}")
+        end -= self.server.withheld
         self.send_header("etag", self.server.etag)
         self.send_header("content-length", str(end - begin))
         self.end_headers()
         self.wfile.write(self.server.content[begin:end])
 
-    def answer(self, status: int, body: bytes = b"", length: int | None = None, location: str = "") -> None:
+    def answer(
+        self, status: int, body: bytes = b"", length: int | None = None, location: str = "", coding: str = ""
+    ) -> None:
         self.send_response(status)
         self.send_header("content-length", str(len(body) if length is None else length))
         if location:
             self.send_header("location", location)
+        if coding:
+            self.send_header("content-encoding", coding)
         self.end_headers()
         self.wfile.write(body)
 
@@ -152,7 +167,7 @@ def uri(store: Store, path: str) -> str:
     return f"https://localhost:{store.server_port}/{path}"
 
 
-@pytest.mark.parametrize("path", ["model.onnx", "model.onnx?token=1", "unsized", "moved"])
+@pytest.mark.parametrize("path", ["model.onnx", "model.onnx?token=1", "unsized", "moved", "coded"])
 def test_a_model_is_fetched_and_its_certificate_checked_by_name(
     store: Store, tmp_path: Path, path: str
 ) -> None:
@@ -199,6 +214,8 @@ def test_every_failure_has_its_reason(
     assert (failure.stage, failure.reason, failure.exit_code) == ("Download", reason, status)
     transient = reason in {"StoreUnavailable", "Truncated"}
     assert (len(store.asked) == fetching.ATTEMPTS) == transient
+    # Five redirects are followed, and no more.
+    assert path != "loop" or len(store.asked) == 1 + 5
 
 
 def test_an_unsteady_store_is_asked_again(store: Store, tmp_path: Path) -> None:
@@ -251,6 +268,16 @@ def test_the_connection_goes_to_the_address_that_was_judged(
             settings(tmp_path, model_uri=unknown, allow_private_addresses=True), sleep=lambda _: None
         )
     assert set(asked) == {"store.invalid"}
+
+
+def test_no_proxy_of_the_environment_is_asked(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would resolve the name itself, where nobody judges the address."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    stated = settings(tmp_path, model_uri=uri(store, "model.onnx"), allow_private_addresses=True)
+    assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(store.content)
 
 
 def test_an_unknown_name_and_a_closed_port_are_the_infrastructures_fault(tmp_path: Path) -> None:
@@ -314,6 +341,20 @@ def test_content_that_is_overwritten_in_the_middle_is_never_mixed(large: Store, 
     # The last of four parts would come from the new content.
     stated = ranged(large, tmp_path, parallel_downloads=1)
     assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(other)
+
+
+def test_another_range_than_was_asked_for_is_not_taken_for_it(large: Store, tmp_path: Path) -> None:
+    large.shift = 16
+    failure = fails(ranged(large, tmp_path))
+    assert failure.reason == "Truncated"
+    assert "was overwritten in its store while it was read" in failure.message
+
+
+def test_a_part_that_is_shorter_than_its_range_says_is_no_part(large: Store, tmp_path: Path) -> None:
+    large.withheld = 10
+    failure = fails(ranged(large, tmp_path))
+    assert failure.reason == "Truncated"
+    assert f"{PART_BYTES} bytes were asked for, {PART_BYTES - 10} came" in failure.message
 
 
 def test_a_weak_etag_vouches_for_nothing(large: Store, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from pilotage_runtime.failure import Reason, Stage, StartFailure
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What a network's own translator (RFC 8215) makes of it, nobody else can tell; Python takes it for public.
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 # The clouds' credential services: never a model store, whatever the install allows.
 _METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
 
@@ -35,7 +37,7 @@ def check(host: str, address: str, *, allow_private: bool) -> None:
     """Raise AddressNotAllowed unless a model may come from there."""
     judged = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
     never = judged.is_link_local or judged.is_multicast or judged.is_unspecified or judged in _METADATA
-    if not never and (allow_private or judged.is_global):
+    if not never and (allow_private or (judged.is_global and judged not in _LOCAL_NAT64)):
         return
     kind = "an address that never holds models" if never else "a private address"
     hint = "" if never else "; this install takes models from public addresses only (allowPrivateAddresses)"
