@@ -147,6 +147,28 @@ def test_the_stores_checksums_are_compared(
     assert "arrived damaged" in failure.message
 
 
+def test_a_file_that_was_damaged_on_the_way_is_brought_anew(
+    store: Emulator,
+    store_class: Any,
+    tmp_path: Path,
+    content: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an earlier try brought is gone on behind, but not behind damage."""
+    store.put("damaged/model.onnx", content["model.onnx"])
+    read, asked = store_class.read, []
+
+    def once(self: Any, *wanted: Any) -> Iterator[bytes]:
+        asked.append(wanted)
+        parts = read(self, *wanted)
+        return damaged(parts) if len(asked) == 1 else parts
+
+    monkeypatch.setattr(store_class, "read", once)
+    stated = store.settings(tmp_path, "damaged/model.onnx")
+    assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(content["model.onnx"])
+    assert len(asked) == 2
+
+
 def damaged(parts: Iterator[bytes]) -> Iterator[bytes]:
     for part in parts:
         yield part[:-1] + bytes([part[-1] ^ 1])
