@@ -132,6 +132,12 @@ class Hub(http.server.ThreadingHTTPServer):
     token: str = "hf_right"
     asked: list[str] = field(default_factory=list)
     old: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    cdn: str = ""
+    """Before the path to which large files are redirected: another host."""
+    ranges: bool = True
+    """Whether large files come in parts; small ones never do."""
+    cdn_was_told: list[str | None] = field(default_factory=list)
+    """The header Authorization of each request for a large file's bytes."""
 
     def __post_init__(self) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
@@ -190,11 +196,12 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             data = hub.old[found[1]].get(found[2])
             if data is None:
                 return self.answer(404, **{"x-error-code": "EntryNotFound"})
-            if len(data) > 100:
-                return self.answer(302, location=f"/cdn/{found[1]}/{found[2]}")
+            if len(data) > 100 and hub.ranges:
+                return self.answer(302, location=f"{hub.cdn}/cdn/{found[1]}/{found[2]}")
             return self.answer(200, data)
         if found := re.fullmatch(r"/cdn/([0-9a-f]{40})/(.*)", path):
             data = hub.old[found[1]][found[2]]
+            hub.cdn_was_told.append(self.headers.get("authorization"))
             begin, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["range"]).groups()  # type: ignore[union-attr]
             part = data[int(begin) : int(last) + 1]
             return self.answer(206, part, **{"content-range": f"bytes {begin}-{last}/{len(data)}"})
@@ -230,7 +237,12 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def hugging_face(folder: Path) -> Iterator[Emulator]:
-    hub = Hub()
+    with serving(Hub()) as emulator:
+        yield emulator
+
+
+@contextlib.contextmanager
+def serving(hub: Hub) -> Iterator[Emulator]:
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     keys = {"HF_ENDPOINT": "http://HOST", "HF_TOKEN": hub.token}
     yield Emulator("hf", hub.server_address[1], hub.put, keys)

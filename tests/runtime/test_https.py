@@ -390,6 +390,16 @@ def test_a_killed_fetch_is_gone_on_with_by_the_next_one(large: Store, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [".fetched.json", "model"]
 
 
+def test_parts_of_content_that_was_overwritten_between_two_runs_are_not_gone_on_behind(
+    large: Store, tmp_path: Path
+) -> None:
+    """As large as before: only the store's own word tells them apart, where nobody stated a digest."""
+    killed_in_the_middle(large, tmp_path)
+    large.content, large.etag = large_model(3 * PART_BYTES + 1000), '"2"'
+    assert fetching.fetch(ranged(large, tmp_path)).digest == sha256(large.content)
+    assert len(large.ranges) == 4
+
+
 @pytest.mark.parametrize("other", ["boot", "uri"])
 def test_nothing_is_taken_from_before_a_restart_of_the_machine_or_of_another_uri(
     large: Store, tmp_path: Path, other: str
@@ -397,6 +407,7 @@ def test_nothing_is_taken_from_before_a_restart_of_the_machine_or_of_another_uri
     killed_in_the_middle(large, tmp_path)
     journal = tmp_path / "models" / ".partial" / "journal"
     head, _, rest = journal.read_text().partition("\n")
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() in head
     journal.write_text(head.replace(f'"{other}":"', f'"{other}":"x') + "\n" + rest)
     assert fetching.fetch(ranged(large, tmp_path)).digest == sha256(large.content)
     assert len(large.ranges) == 4

@@ -17,7 +17,7 @@ from pilotage_runtime.fetched import model_root
 from pilotage_runtime.settings import FetchSettings
 from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import PART_BYTES, RemoteFile
-from tests.runtime.emulators import Emulator, azure, google, hugging_face
+from tests.runtime.emulators import Emulator, Hub, azure, google, hugging_face, serving
 from tests.runtime.test_fetch import fails, settings, sha256
 from tests.runtime.test_https import large_model
 
@@ -271,6 +271,31 @@ def test_the_hubs_wrong_token_is_denied_and_a_missing_one_asked_for(tmp_path: Pa
         missing = fails(stated)
         assert (missing.reason, missing.exit_code) == ("CredentialsMissing", 75)
         assert "HF_TOKEN" in missing.message
+
+
+def test_the_hubs_token_is_for_the_hub_and_not_for_where_it_sends_us(
+    tmp_path: Path, content: dict[str, bytes]
+) -> None:
+    """Both names lead to one address here: it goes by the name."""
+    hub = Hub()
+    hub.cdn = f"http://127.0.0.1:{hub.server_address[1]}"
+    with serving(hub) as store:
+        store.put("model.onnx", content["model.onnx"])
+        stated = with_key(
+            store.settings(tmp_path, "", model_uri="hf://acme/fraud"),
+            HF_ENDPOINT=f"http://localhost:{store.port}",
+        )
+        assert fetching.fetch(stated).digest == sha256(content["model.onnx"])
+    assert set(hub.cdn_was_told) == {None}
+
+
+def test_a_hub_that_answers_with_all_of_a_file_is_read_in_parts_all_the_same(tmp_path: Path) -> None:
+    hub, data = Hub(), large_model(PART_BYTES + 1000)
+    hub.ranges = False
+    with serving(hub) as store:
+        store.put("model.onnx", data)
+        stated = store.settings(tmp_path, "", model_uri="hf://acme/fraud")
+        assert fetching.fetch(stated).digest == sha256(data)
 
 
 def test_a_hubs_revision_is_taken_and_an_unknown_one_not_found(
