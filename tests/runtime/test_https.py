@@ -350,6 +350,12 @@ def test_another_range_than_was_asked_for_is_not_taken_for_it(large: Store, tmp_
     assert "was overwritten in its store while it was read" in failure.message
 
 
+def test_of_a_model_that_is_refused_no_parts_are_kept(large: Store, tmp_path: Path) -> None:
+    """Going on behind them would only lead to the same content."""
+    assert fails(ranged(large, tmp_path, model_digest=sha256(b"other"))).reason == "DigestMismatch"
+    assert not (tmp_path / "models" / ".partial").exists()
+
+
 def test_a_part_that_is_shorter_than_its_range_says_is_no_part(large: Store, tmp_path: Path) -> None:
     large.withheld = 10
     failure = fails(ranged(large, tmp_path))
