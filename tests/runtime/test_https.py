@@ -358,7 +358,7 @@ def test_of_a_model_that_is_refused_no_parts_are_kept(large: Store, tmp_path: Pa
 
 def test_a_part_that_is_shorter_than_its_range_says_is_no_part(large: Store, tmp_path: Path) -> None:
     large.withheld = 10
-    failure = fails(ranged(large, tmp_path))
+    failure = fails(ranged(large, tmp_path, parallel_downloads=1))
     assert failure.reason == "Truncated"
     assert f"{PART_BYTES} bytes were asked for, {PART_BYTES - 10} came" in failure.message
 
