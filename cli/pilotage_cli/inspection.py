@@ -118,7 +118,9 @@ def document(contract: Contract) -> dict[str, Any]:
         "inputs": [spec.metadata() for spec in contract.inputs],
         "outputs": [spec.metadata() for spec in contract.outputs],
     }
-    if contract.feature_names:
+    if contract.features:  # with their ranges, which are enforced, and their names
+        written["features"] = [feature.metadata() for feature in contract.features]
+    elif contract.feature_names:
         written["feature_names"] = list(contract.feature_names)
     if contract.sample_request is not None:
         written["sample"] = {"request": contract.sample_request}

@@ -42,6 +42,28 @@ def test_what_is_printed_as_json_is_a_contract_json(terminal: Terminal, models: 
     assert terminal.run("inspect", "--json", copy).stdout == bare.stdout
 
 
+def test_a_contract_that_is_written_anew_keeps_its_features_ranges(
+    terminal: Terminal, models: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "iris"
+    copy.mkdir()
+    shutil.copy(models / "iris" / "1" / "model.onnx", copy)
+    features = [
+        {"name": "sepal length", "minimum": 0.0, "maximum": 20.0, "unit": "cm"},
+        {"name": "sepal width", "minimum": 0.0},
+        {"name": "petal length", "categories": [0, 1.5, 2]},
+        {"name": "petal width", "description": "at its widest"},
+    ]
+    (copy / "contract.json").write_text(json.dumps({"features": features}))
+    written = terminal.run("inspect", "--json", copy, "--output", copy / "contract.json")
+    assert written.returncode == 0, written.stderr
+    document = json.loads((copy / "contract.json").read_text())
+    assert document["features"] == features
+    assert "feature_names" not in document
+    told = terminal.run("inspect", copy)
+    assert (told.returncode, "sepal length" in told.stdout) == (0, True)
+
+
 def test_of_many_each_is_told_and_one_can_be_chosen(terminal: Terminal, models: Path, tmp_path: Path) -> None:
     for version in ("1", "2"):
         shutil.copytree(models / "fraud" / version, tmp_path / "many" / "fraud" / version)
