@@ -32,6 +32,10 @@ def warm_up(engine: Engine) -> None:
         )
         engine.check(request.inputs, request.outputs, unseen=True)
     except Refused as refusal:
+        if contract.sample_request is None:
+            raise _failed(
+                f"contract.json refuses a generated row of zeros: {refusal.message}; state a sample in it"
+            ) from refusal
         raise _failed(f"contract.json's own sample does not fit the model: {refusal.message}") from refusal
     names = request.outputs or tuple(spec.name for spec in contract.outputs)
     rows = engine.rows(request.inputs)

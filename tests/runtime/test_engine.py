@@ -11,6 +11,7 @@ from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import ModelFailedError, Refused
 from pilotage_runtime.failure import StartFailure
+from pilotage_runtime.features import Feature
 from tests.runtime.scripted import Scripted, contract, double, engine
 
 
@@ -128,6 +129,16 @@ def test_a_sample_that_does_not_fit_its_model_fails_the_warm_up(
     with pytest.raises(StartFailure, match=sentence) as failure:
         warmup.warm_up(engine(double, described))
     assert failure.value.reason == "WarmUpFailed"
+
+
+def test_ranges_without_a_sample_of_them_fail_the_warm_up_and_ask_for_one() -> None:
+    adults = Contract((TensorSpec("x", "FP32", (-1, 1)),), contract().outputs, features=(Feature("age", 18),))
+    with pytest.raises(StartFailure) as failure:
+        warmup.warm_up(engine(double, adults))
+    assert failure.value.message == (
+        "contract.json refuses a generated row of zeros: feature 'age': 0 came, at least 18 is expected; "
+        "state a sample in it"
+    )
 
 
 def test_without_a_sample_a_generated_row_must_run_but_may_answer_nan() -> None:
