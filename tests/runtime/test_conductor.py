@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pilotage_runtime import memory
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.channel import Channel
 from pilotage_runtime.conductor import Conductor
@@ -22,6 +24,7 @@ from pilotage_runtime.repository import Repository
 from pilotage_runtime.roster import Roster
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Sheet
+from pilotage_runtime.worker import _Remote
 from tests.runtime.conftest import Server, Servers, eventually
 from tests.runtime.test_infer import until
 from tests.runtime.test_repository import scale
@@ -141,6 +144,36 @@ async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
     await channel.run()
     async with asyncio.timeout(10):
         assert "gone" in (await channel.handle({"do": "usage"}))["error"]
+
+
+async def test_a_worker_whose_supervisor_has_gone_refuses_a_change_for_now() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_eof()
+
+    async def never(message: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError(message)
+
+    channel = Channel(reader, None, never)  # pyright: ignore[reportArgumentType] - nothing is written
+    await channel.run()
+    with pytest.raises(Refused) as refused:
+        await _Remote(channel).load("triple")
+    assert refused.value.status == 503
+
+
+async def test_a_step_that_breaks_off_unexpectedly_is_answered_with_what_was_raised() -> None:
+    async def breaks(message: Mapping[str, Any]) -> dict[str, Any]:
+        raise OSError(f"no {message['model']}")
+
+    ours, theirs = socket.socketpair()
+    asking = Channel(*await asyncio.open_connection(sock=ours), breaks)
+    asked = Channel(*await asyncio.open_connection(sock=theirs), breaks)
+    running = [asyncio.create_task(end.run()) for end in (asking, asked)]
+    async with asyncio.timeout(10):
+        answer = await asking.handle({"do": "prepare", "model": "triple"})
+    assert answer == {"error": "OSError: no triple"}
+    for end, task in zip((asking, asked), running, strict=True):
+        end._writer.close()
+        await task
 
 
 def factors(server: Server, model: str) -> set[float]:
@@ -299,6 +332,44 @@ async def test_what_made_room_is_loaded_again_where_the_load_fails(folder: Path)
         "prepare triple", "commit triple", "prepare big", "abort", "prepare triple", "commit triple",
     ]  # fmt: skip
     assert roster.wanted == before
+
+
+def used(resident: int, **idle: float) -> dict[str, Any]:
+    """What a worker says of its memory, and how long nobody has used each of its models."""
+    return {"resident": resident, "loaded": [[name, 1000, seconds] for name, seconds in idle.items()]}
+
+
+async def loading_big(folder: Path, members: list[Worker], **settings: Any) -> list[str]:
+    """Ask for one model more than there is room for, and tell the steps that the first worker took."""
+    scale(folder / "five" / "model.onnx", 5)
+    conductor, _ = conducted(folder, members, evict_models=True, **settings)
+    scale(folder / "big" / "1" / "model.onnx", 1)
+    await conductor.load("big")
+    return steps_of(members[0])
+
+
+MAKING_ROOM = ["prepare triple", "commit triple", "prepare big", "commit big"]
+
+
+async def test_a_model_that_one_worker_has_used_lately_stays(folder: Path) -> None:
+    members = [Worker(usage=used(90, triple=40, five=60)), Worker(usage=used(80, triple=50, five=1))]
+    assert await loading_big(folder, members, memory_budget_bytes=100) == MAKING_ROOM
+
+
+@pytest.mark.parametrize("fullest", [0, 1])
+async def test_the_fullest_worker_decides_whether_there_is_room(folder: Path, fullest: int) -> None:
+    members = [Worker(usage=used(90 if at == fullest else 0, triple=60, five=5)) for at in range(2)]
+    assert await loading_big(folder, members, memory_budget_bytes=100) == MAKING_ROOM
+
+
+async def test_without_a_budget_the_workers_share_the_memory_of_their_container(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nine tenths of it are for models, half of these for each.
+    monkeypatch.setattr(memory, "limit", lambda: 2_000_000)
+    full, roomy = (Worker(usage=used(resident, triple=60, five=5)) for resident in (899_990, 800_000))
+    assert await loading_big(folder, [full], workers=2) == MAKING_ROOM
+    assert await loading_big(folder, [roomy], workers=2) == ["prepare big", "commit big"]
 
 
 async def test_a_version_that_cannot_be_loaded_again_stops_no_other(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import http.client
 import socket
+import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
@@ -16,13 +17,13 @@ from uvicorn.server import ServerState
 
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.repository import Repository
-from pilotage_runtime.services import connection, farewell
+from pilotage_runtime.services import arrival, connection, farewell
 from pilotage_runtime.services.connection import Connection
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.infer import InferHandler
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.telemetry import Sheet
-from tests.runtime.scripted import NOWHERE, serving
+from tests.runtime.scripted import NOWHERE, body, double, serving
 
 KEEP_ALIVE_SECONDS = 0.3
 LARGE = 32 * 2**20  # more than the kernel keeps for a caller
@@ -110,6 +111,56 @@ async def test_a_head_that_comes_late_and_slowly_is_waited_for() -> None:
         await asyncio.sleep(KEEP_ALIVE_SECONDS)
         writer.write(head[10:])
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_head_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    async with connected() as (reader, writer):
+        writer.write((REQUEST % b"0")[:10])
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer?tried=2", "/v2/models/%6d/versions/1/infer"])
+async def test_a_model_is_found_whatever_its_address_carries_and_however_it_is_escaped(path: str) -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(body(3), path)
+        assert (await caller.answer()).json["outputs"][0]["data"] == [6]
+
+
+async def test_a_body_is_not_called_slow_while_it_waits_behind_another_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = threading.Event()
+
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        go.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        try:
+            monkeypatch.setattr(arrival, "BODY_SECONDS", 0.05)
+            caller, second = await world.caller(), body(2)
+            caller.send(body(1))
+            caller.writer.write(
+                b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(second)
+            )
+            caller.writer.write(second[:-1])
+            await until(lambda: world.in_flight == 2)
+            (held_up,) = world.state.connections
+            assert isinstance(held_up, Connection)
+            slow = held_up._arrival
+            assert slow is not None
+            # Its time has passed, and begun anew.
+            passed = slow._until
+            await until(lambda: slow._until > passed)
+            monkeypatch.setattr(arrival, "BODY_SECONDS", 30)
+            passed = slow._until
+            await until(lambda: slow._until > passed)
+        finally:
+            go.set()
+        caller.writer.write(second[-1:])
+        assert [(await caller.answer()).json["outputs"][0]["data"] for _ in range(2)] == [[2], [4]]
 
 
 async def test_a_caller_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +268,17 @@ async def test_what_comes_behind_a_refused_request_is_not_served(monkeypatch: py
             assert await caller.reader.read() == b""
             # One that says nothing more, and does not go either, is not waited for.
             await until(lambda: not world.state.connections)
+
+
+async def test_who_is_refused_in_the_middle_of_its_body_is_told_at_once_that_nothing_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(farewell, "FAREWELL_SECONDS", 600)
+    async with serving() as world:
+        caller = await world.caller()
+        caller.writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n\r\n{")
+        assert (await caller.answer()).status == 413
+        assert await caller.reader.read() == b""
 
 
 async def test_who_sends_on_for_ever_behind_a_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """The outermost layer of all that is no inference, around an application that does what the test says."""
 
 import asyncio
+import os
 from typing import Any
 
 import orjson
+import pytest
+from starlette.requests import ClientDisconnect
 
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.services.edge import Edge
@@ -11,7 +14,9 @@ from pilotage_runtime.services.lifecycle import Lifecycle
 from tests.runtime.scripted import NOWHERE
 
 
-async def call(app: Any, *, draining: bool = False, **headers: str) -> list[dict[str, Any]]:
+async def call(
+    app: Any, *, draining: bool = False, log: AccessLog | None = None, **headers: str
+) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -27,7 +32,7 @@ async def call(app: Any, *, draining: bool = False, **headers: str) -> list[dict
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
     lifecycle = Lifecycle(draining=draining)
-    await Edge(app, lifecycle, AccessLog(NOWHERE))(scope, receive, send)
+    await Edge(app, lifecycle, log or AccessLog(NOWHERE))(scope, receive, send)
     return sent
 
 
@@ -43,19 +48,51 @@ async def test_each_answer_has_a_request_id_and_while_draining_the_word_to_close
 
 
 async def test_a_defect_of_our_own_is_500_without_its_text() -> None:
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        raise RuntimeError("the secret of the inside")
-
     head, answer = await call(broken)
     assert head["status"] == 500
     assert orjson.loads(answer["body"]) == {"error": "internal error; the log has it under this request's id"}
 
 
 async def test_time_up_is_504() -> None:
-    async def endless(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.Event().wait()
-
     async with asyncio.timeout(20):
         head, answer = await call(endless, x_envoy_expected_rq_timeout_ms="20")
     assert head["status"] == 504
     assert orjson.loads(answer["body"]) == {"error": "no answer within the 20 ms that the caller waits"}
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def left(scope: Any, receive: Any, send: Any) -> None:
+    await fine(scope, receive, send)
+    raise ClientDisconnect
+
+
+async def broken(scope: Any, receive: Any, send: Any) -> None:
+    raise RuntimeError("the secret of the inside")
+
+
+@pytest.mark.parametrize(
+    ("app", "status", "error"),
+    [
+        (fine, 200, None),
+        (broken, 500, "RuntimeError"),
+        (endless, 504, "TimeoutError"),
+        # What was begun has reached nobody.
+        (left, 499, "the caller left before its request was whole"),
+    ],
+)
+async def test_the_access_log_tells_what_the_caller_got_and_why(
+    app: Any, status: int, error: str | None
+) -> None:
+    reader, writer = os.pipe()
+    log = AccessLog(writer)
+    async with asyncio.timeout(20):
+        await call(app, log=log, x_request_id="r", x_envoy_expected_rq_timeout_ms="20")
+    log.flush()
+    line = orjson.loads(os.read(reader, 10_000))
+    assert (line["request_id"], line["method"], line["path"]) == ("r", "GET", "/v2")
+    assert (line["status"], line.get("error")) == (status, error)
+    for descriptor in (reader, writer):
+        os.close(descriptor)

@@ -63,6 +63,17 @@ async def test_a_caller_that_leaves_before_its_request_is_whole_holds_no_model(p
         assert (world.engine.holders, world.in_flight) == (0, 0)
 
 
+@pytest.mark.parametrize("path", WHOLE)
+async def test_whichever_way_it_was_asked_a_model_was_used_then(path: str) -> None:
+    async with serving() as world:
+        world.engine.used_at = 0
+        caller = await world.caller()
+        caller.send(WHOLE[path], path)
+        assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
+        # Else it would be the first to make room for another.
+        assert world.engine.used_at > 0
+
+
 async def test_a_body_that_comes_slowly_for_one_model_keeps_no_other() -> None:
     closed = list[str]()
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def test_nested_and_flat_data_give_the_same_answer(iris: Server) -> None:
 def test_only_the_outputs_asked_for_are_sent(iris: Server) -> None:
     body = iris.infer({**request(), "outputs": [{"name": "output_label"}]}).json()
     assert [output["name"] for output in body["outputs"]] == ["output_label"]
+
+
+def test_every_answer_says_when_it_was_given(iris: Server) -> None:
+    for answer in (iris.infer(request()), iris.infer({}), iris.client.get("/v2")):
+        assert parsedate_to_datetime(answer.headers["date"]).tzname() == "UTC"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,10 @@ def test_an_inference_is_two_events_that_its_request_id_joins(
     answer = server.infer(request(), x_request_id="rest", traceparent=TRACEPARENT).json()
     row = dict(zip(FEATURES, ROW, strict=True))
     assert server.client.post("/predict", json=row, headers={"x-request-id": "rows"}).status_code == 200
+    generated = server.client.post(
+        "/v2/models/iris/generate", json={"X": [ROW]}, headers={"x-request-id": "generate"}
+    )
+    assert generated.status_code == 200
     server.infer(request(name="Y"), x_request_id="refused")
     message = METHODS["ModelInfer"].request(model_name="iris", id="mine")
     message.inputs.add(name="X", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend(ROW)
@@ -106,8 +110,8 @@ def test_an_inference_is_two_events_that_its_request_id_joins(
     assert server.wait_exit() == 0
     events = collector.events()
     assert {kind for kind, _ in collector.received} == {"application/cloudevents-batch+json"}
-    assert {event["subject"] for event in events} == {"rest", "rows", "grpc"}
-    assert len({(event["source"], event["id"]) for event in events}) == 6
+    assert {event["subject"] for event in events} == {"rest", "rows", "generate", "grpc"}
+    assert len({(event["source"], event["id"]) for event in events}) == 8
     rest = by_kind(events, "rest")
     for event in rest.values():
         assert event["specversion"] == "1.0"
@@ -120,7 +124,7 @@ def test_an_inference_is_two_events_that_its_request_id_joins(
     assert rest["request"]["data"] == request()
     assert rest["response"]["data"] == answer
     assert rest["response"]["statuscode"] == 200
-    for subject in ("rows", "grpc"):
+    for subject in ("rows", "generate", "grpc"):
         pair = by_kind(events, subject)
         assert pair["request"]["data"]["inputs"][0]["data"] == ROW
         assert len(pair["response"]["data"]["outputs"][1]["data"]) == 3

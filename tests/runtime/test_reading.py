@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from tests.runtime.scripted import Caller, World, serving
+from tests.runtime.scripted import Caller, World, body, serving
 from tests.runtime.test_infer import until
 
 PATHS = ("/v2/models/m/generate", "/v2/models/m/generate_stream", "/v2/repository/index")
@@ -39,6 +39,15 @@ async def test_the_body_that_brings_the_sum_too_high_is_refused(path: str) -> No
         await until(lambda: world.handler.held.size == 0)
 
 
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", *PATHS[:2]])
+async def test_a_body_that_may_be_so_large_is_taken_though_all_together_should_have_less(path: str) -> None:
+    sent = {"/v2/models/m/infer": body(1)}.get(path, asked(1)).ljust(100_000)
+    async with serving(max_body_bytes=200_000, max_buffered_bytes=1000) as world:
+        caller = await world.caller()
+        caller.send(sent, path)
+        assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
+
+
 async def test_who_sends_a_body_for_fastapi_slowly_keeps_no_inference_out() -> None:
     async with serving(max_body_bytes=1000, max_buffered_bytes=2450) as world:
         slow = [await beginning(world, PATHS[0], 800) for _ in range(3)]
@@ -69,3 +78,4 @@ async def test_a_deadline_ends_the_wait_for_a_body_as_before() -> None:
         )
         assert (await caller.answer()).status == 504
         await until(lambda: world.handler.held.size == 0)
+        assert (world.count(504), world.count(499), world.in_flight) == (1, 0, 0)
