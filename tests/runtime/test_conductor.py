@@ -358,8 +358,8 @@ async def test_a_model_that_one_worker_has_used_lately_stays(folder: Path) -> No
 
 @pytest.mark.parametrize("fullest", [0, 1])
 async def test_the_fullest_worker_decides_whether_there_is_room(folder: Path, fullest: int) -> None:
-    members = [Worker(usage=used(90 if at == fullest else 0, triple=60, five=5)) for at in range(2)]
-    assert await loading_big(folder, members, memory_budget_bytes=100) == MAKING_ROOM
+    members = [Worker(usage=used(999_990 if at == fullest else 0, triple=60, five=5)) for at in range(2)]
+    assert await loading_big(folder, members, memory_budget_bytes=1_000_000) == MAKING_ROOM
 
 
 async def test_without_a_budget_the_workers_share_the_memory_of_their_container(

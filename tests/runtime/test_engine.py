@@ -116,6 +116,27 @@ def test_a_sample_is_inferred_and_its_answer_compared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ({"name": "z", "data": [6]}, r"expects output 'z', but the model gave \['y'\]"),
+        ({"name": "y", "data": [6, 6]}, r"output 'y' of the sample has shape \[1\], not the expected"),
+        ({"name": "y", "data": [7]}, r"'y' of the sample should be \[7\], but the model answered \[6\]"),
+    ],
+)
+def test_an_answer_in_whole_numbers_is_compared_with_the_samples_too(
+    output: dict[str, Any], sentence: str
+) -> None:
+    whole = contract(datatype="INT64").outputs
+    sample = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [3]}]}
+
+    def rounded(inputs: Any, outputs: Any) -> list[Any]:
+        return [double(inputs, outputs)[0].astype(np.int64)]
+
+    with pytest.raises(StartFailure, match=sentence):
+        warmup.warm_up(engine(rounded, Contract(contract().inputs, whole, (), sample, {"outputs": [output]})))
+
+
+@pytest.mark.parametrize(
     ("sample", "sentence"),
     [
         ({"inputs": [{"name": "z", "datatype": "FP32", "shape": [1], "data": [3]}]}, "input 'x' is missing"),

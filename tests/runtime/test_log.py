@@ -1,13 +1,14 @@
 """The access log under load: sampled lines say so, and failures are not lost among successes."""
 
 import json
+import logging
 import os
 import select
 import time
 
 import pytest
 
-from pilotage_runtime.log import SAMPLED, AccessLog
+from pilotage_runtime.log import SAMPLED, AccessLog, JsonFormatter
 
 
 def written(log: AccessLog, reader: int) -> list[dict]:
@@ -83,3 +84,24 @@ def test_where_values_are_redacted_a_refusal_quotes_none(pipe: tuple[int, int]) 
     log.write("r", "POST", "/p", 400, 0.001, error="feature 'age': 200 came, 0 to 120 is expected")
     log.write("r", "POST", "/p", 504, 0.001, error="no answer within the 30 ms that the caller waits")
     assert [line["error"][:7] for line in written(log, pipe[0])] == ["refused", "no answ"]
+
+
+def test_when_its_reader_has_gone_serving_goes_on(pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    log = AccessLog(pipe[1])
+    for number in range(500):
+        log.write(f"r{number}", "POST", "/p", 200, 0.001)
+    log.flush()
+
+
+def test_a_line_has_what_was_passed_beside_the_message_and_the_whole_failure() -> None:
+    logger = logging.getLogger("pilotage_runtime.test")
+    failure = ValueError("told to fail")
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 1, "worker %d died", (3,),
+        (ValueError, failure, None), extra={"worker": 3, "path": os},
+    )  # fmt: skip
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["level"], line["logger"], line["message"]) == ("error", logger.name, "worker 3 died")
+    assert (line["worker"], line["path"]) == (3, str(os))
+    assert line["exception"] == "ValueError: told to fail\n"

@@ -190,6 +190,47 @@ def test_columns_of_one_are_single_values_in_the_answer() -> None:
     ]
 
 
+def test_an_output_that_has_not_a_row_for_each_is_for_tensors() -> None:
+    with pytest.raises(Refused, match="output 'score' is not made of rows; send tensors"):
+        rows.write(several().outputs[:1], [np.zeros((3, 1), np.float32)], 2)
+
+
+def test_labels_name_the_columns_only_where_they_are_as_many() -> None:
+    spec = TensorSpec("p", "FP32", (-1, -1), labels=("no", "yes"))
+    two, three = np.array([[0.25, 0.75]], np.float32), np.array([[0.25, 0.25, 0.5]], np.float32)
+    assert rows.write([spec], [two], 1) == [{"p": {"no": 0.25, "yes": 0.75}}]
+    assert rows.write([spec], [three], 1) == [{"p": [0.25, 0.25, 0.5]}]
+
+
+def test_more_rows_than_are_taken_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_ROWS", 2)
+    described = Contract((TensorSpec("x", "FP32", (-1,)),), ())
+    assert rows.count(rows.read([{"x": 1}] * 2, described)[0]) == 2
+    with pytest.raises(Refused, match="3 rows came; at most 2 are taken") as refused:
+        rows.read([{"x": 1}] * 3, described)
+    assert refused.value.status == 413
+
+
+def test_a_missing_value_is_null_only_where_the_contract_allows_it() -> None:
+    allowing = Contract((TensorSpec("x", "FP32", (-1,), allow_non_finite=True),), ())
+    assert np.isnan(rows.read({"x": None}, allowing)[0]["x"][0])
+    with pytest.raises(Refused, match="row 0: 'x' should be a number, but nothing came"):
+        rows.read({"x": None}, Contract((TensorSpec("x", "FP32", (-1,)),), ()))
+
+
+def test_a_dimension_that_the_contract_leaves_open_is_as_long_as_what_came() -> None:
+    described = Contract((TensorSpec("words", "INT64", (-1, -1, 2)),), ())
+    inputs, _ = rows.read([{"words": [[1, 2], [3, 4], [5, 6]]}] * 2, described)
+    assert inputs["words"].shape == (2, 3, 2)
+    assert inputs["words"][1].tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_the_example_is_the_samples_first_row() -> None:
+    tensor = {"name": "X", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
+    described = Contract((TensorSpec("X", "FP32", (-1, 2)),), (), ("a", "b"), {"inputs": [tensor]})
+    assert rows.example(described) == {"a": 1, "b": 2}
+
+
 def test_inputs_that_are_not_made_of_rows_are_for_tensors() -> None:
     with pytest.raises(Refused, match="not made of rows"):
         rows.read({"x": 1}, Contract((TensorSpec("x", "FP32", (3,)),), ()))

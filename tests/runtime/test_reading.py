@@ -48,6 +48,17 @@ async def test_a_body_that_may_be_so_large_is_taken_though_all_together_should_h
         assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_body_that_is_too_large_is_the_last_of_its_connection(path: str) -> None:
+    async with serving(max_body_bytes=1000) as world:
+        caller = await world.caller()
+        caller.writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n" % path.encode())
+        caller.writer.write(b" " * 1500)
+        answer = await caller.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        assert await caller.reader.read() == b""
+
+
 async def test_who_sends_a_body_for_fastapi_slowly_keeps_no_inference_out() -> None:
     async with serving(max_body_bytes=1000, max_buffered_bytes=2450) as world:
         slow = [await beginning(world, PATHS[0], 800) for _ in range(3)]

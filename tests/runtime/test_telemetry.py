@@ -131,6 +131,30 @@ def test_sheets_add_up_and_a_successor_goes_on_counting_without_what_was_in_flig
     assert 'inference_model_load_seconds{model="m",version="7"} 0.5' in text
 
 
+def test_the_connections_of_a_worker_die_with_it() -> None:
+    descriptor = os.memfd_create("sheet")
+    first = Sheet(descriptor)
+    first.slot(1).start(0.1)
+    for _ in range(3):
+        first.connected(1)
+    assert 'inference_worker_connections{worker="0"} 3.0' in scraped(first)
+    successor = Sheet(descriptor)
+    successor.begin()
+    successor.connected(1)
+    assert 'inference_worker_connections{worker="1"} 1.0' in scraped(Sheet(), successor)
+
+
+def test_a_code_that_is_rare_has_a_series_once_it_has_come() -> None:
+    sheet = Sheet()
+    slot = sheet.slot(1)
+    slot.start(0.1)
+    assert 'code="429"' not in scraped(sheet)
+    slot.enter()
+    slot.leave(429, 0.01)
+    assert 'inference_requests_total{code="429",model="m",version="7"} 1.0' in scraped(sheet)
+    assert 'code="501"' not in scraped(sheet)
+
+
 def test_models_count_apart() -> None:
     sheet = Sheet()
     for number in (1, 2):

@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
-from pilotage_runtime.services.tracing import trace_context
+from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.tracing import Tracing, from_environment, trace_context
 from tests.runtime.conftest import Servers
 from tests.runtime.test_http import request
 
@@ -115,6 +120,34 @@ def test_a_collector_that_is_away_disturbs_nobody(
     assert [server.infer(request()).status_code for _ in range(20)] == [200] * 20
     server.terminate()
     assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(200, StatusCode.UNSET), (429, StatusCode.UNSET), (500, StatusCode.ERROR), (504, StatusCode.ERROR)],
+)
+def test_only_what_is_not_the_callers_fault_is_a_failed_span(status: int, code: StatusCode) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    Tracing(provider).ended(Exchange("POST", "/v2", []), status, 0.1, model=("m", "1"))
+    (span,) = spans.get_finished_spans()
+    assert span.status.status_code is code
+    assert (span.attributes or {})["http.response.status_code"] == status
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "disabled", "traces"),
+    [("http://127.0.0.1:9", "", True), ("http://127.0.0.1:9", "True", False), ("", "", False)],
+)
+def test_the_environment_switches_traces_on_and_off(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, disabled: str, traces: bool
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    tracing = from_environment()
+    assert (tracing is not None) == traces
+    if tracing is not None:
+        tracing.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""Inferences that FastAPI serves: counted, refused and told in the words of those over V2."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pilotage_runtime.telemetry import _PINNED, _ROWS, CODES
+from tests.runtime.scripted import World, body, double, serving
+from tests.runtime.test_infer import until
+
+ASKED = {
+    "/v2/models/m/generate": b'{"x": [1]}',
+    "/v2/models/m/generate_stream": b'{"x": [1]}',
+    "/models/m/predict": b'{"x": 1}',
+}
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def counts(world: World) -> dict[int, float]:
+    """How many requests had which status."""
+    return {code: count for code in CODES if (count := world.count(code))}
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_beyond_the_queues_bound_the_answer_is_busy_and_says_when_to_ask_again(
+    gate: threading.Event, path: str
+) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait, max_waiting=1) as world:
+        runs, waits, late = [await world.caller() for _ in range(3)]
+        runs.send(body(1))
+        await until(lambda: world.model.runs)
+        waits.send(body(2))
+        await until(lambda: world.engine.waiting == 1)
+        late.send(ASKED[path], path)
+        answer = await late.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert answer.error == "busy: 1 requests wait already"
+        gate.set()
+        assert [(await caller.answer()).status for caller in (runs, waits)] == [200, 200]
+        assert counts(world) == {200: 2, 429: 1}
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_who_asks_for_a_model_that_is_not_there_is_counted(path: str) -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(ASKED[path], path.replace("/m/", "/n/"))
+        assert (await caller.answer()).status == 404
+        assert (counts(world), world.in_flight) == ({404: 1}, 0)
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_what_is_pinned_to_a_revision_is_evidence_of_nothing(path: str) -> None:
+    async with serving() as world:
+        for whole in (ASKED[path], b"{}"):
+            caller = await world.caller()
+            caller.send(whole, path, x_pilotage_pinned="true")
+            assert (await caller.reader.readline()).split()[1] == (b"400" if whole == b"{}" else b"200")
+        await until(lambda: world.in_flight == 0)
+        assert (counts(world), world.engine.slot.values[_PINNED]) == ({}, 2)
+        assert world.engine.slot.values[_ROWS] == 0
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_who_leaves_before_its_answer_is_counted_as_gone(gate: threading.Event, path: str) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        caller = await world.caller()
+        caller.send(ASKED[path], path)
+        await until(lambda: world.model.runs)
+        caller.writer.close()
+        await until(lambda: world.in_flight == 0)
+        assert counts(world) == {499: 1}
+        gate.set()
+        await until(lambda: not world.engine.busy)
+
+
+@pytest.mark.parametrize("path", [*ASKED, "/v2/models/m/infer"])
+@pytest.mark.parametrize("milliseconds", ["0", "-5", "soon", "1e3", "9" * 400])
+async def test_a_time_that_is_none_limits_nothing(path: str, milliseconds: str) -> None:
+    async with asyncio.timeout(20), serving() as world:
+        caller = await world.caller()
+        caller.send(ASKED.get(path, body(1)), path, x_envoy_expected_rq_timeout_ms=milliseconds)
+        assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/health/ready", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/health"]
+)
+async def test_while_draining_nothing_says_that_it_is_ready(path: str) -> None:
+    async with serving() as world:
+        for draining, status in ((False, 200), (True, 503)):
+            world.lifecycle.draining = draining
+            caller = await world.caller()
+            caller.writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            answer = await caller.answer()
+            assert answer.status == status
+            assert (answer.headers.get("connection") == "close") == draining
