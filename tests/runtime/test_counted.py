@@ -3,12 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilotage_runtime.catalog import Location
+from pilotage_runtime.repository import State, Version
 from pilotage_runtime.telemetry import _PINNED, _ROWS, CODES
-from tests.runtime.scripted import World, body, double, serving
+from tests.runtime.scripted import Answered, World, body, double, serving
 from tests.runtime.test_infer import until
 
 ASKED = {
@@ -112,3 +115,25 @@ async def test_while_draining_nothing_says_that_it_is_ready(path: str) -> None:
             answer = await caller.answer()
             assert answer.status == status
             assert (answer.headers.get("connection") == "close") == draining
+
+
+async def test_a_version_that_is_not_ready_is_listed_where_all_are_and_nowhere_else() -> None:
+    async with serving() as world:
+        location = Location("m", "2", Path())
+        world.repository.put(Version(location, 2, State.UNAVAILABLE, "LoadFailed: no room"))
+
+        async def told(path: str) -> Answered:
+            caller = await world.caller()
+            caller.writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            return await caller.answer()
+
+        assert (await told("/v2/models/m")).json["versions"] == ["1"]
+        assert (await told("/models/m/versions")).json == {
+            "model": "m",
+            "default": "1",
+            "versions": [{"version": "1", "ready": True}, {"version": "2", "ready": False}],
+        }
+        assert (await told("/v2/models/m/ready")).status == 200
+        refused = await told("/v2/models/m/versions/2/ready")
+        assert refused.status == 503
+        assert refused.error == "model 'm' version 2 is UNAVAILABLE: LoadFailed: no room"

@@ -1,0 +1,97 @@
+"""How a worker's place is kept: started anew after a pause, and given up where it keeps dying."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pilotage_runtime import supervisor
+from pilotage_runtime.settings import ServeSettings
+from pilotage_runtime.supervisor import MAX_CRASHES, Supervisor
+from tests.runtime.test_repository import scale
+
+KILLED = -9
+
+
+class Place:
+    """A supervisor's first place, whose worker ends as the test says."""
+
+    def __init__(self, folder: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = ServeSettings(
+            model_dir=folder, model_name="m", host="127.0.0.1", http_port=0, termination_log=log
+        )
+        self.supervisor = Supervisor(settings)
+        self.firsts = list[bool]()
+        self.pauses = list[float]()
+        self._log = log
+        self._statuses = list[int]()
+        self._loads = True
+        monkeypatch.setattr(self.supervisor, "_run_worker", self._run)
+        monkeypatch.setattr(self.supervisor, "_pause", self._pause)
+
+    async def keep(self, *statuses: int, loads: bool = True) -> int:
+        """Let workers end with these statuses, and then the server stop."""
+        self._statuses, self._loads = [*statuses], loads
+        return await self.supervisor._keep(self.supervisor._places[0])
+
+    @property
+    def told(self) -> dict[str, str]:
+        return json.loads(self._log.read_text())
+
+    async def _run(self, place: object, *, first: bool) -> int:
+        del place
+        self.firsts.append(first)
+        if self._loads:
+            for number in self.supervisor._roster.wanted:
+                self.supervisor._sheets[0].slot(number).start(0)
+        return self._statuses.pop(0)
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if not self._statuses:
+            self.supervisor._stopping.set()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    log = tmp_path / "termination-log"
+    log.touch()
+    scale(tmp_path / "model" / "model.onnx", 2)
+    made = Place(tmp_path / "model", log, monkeypatch)
+    yield made
+    made.supervisor._listener.close()
+
+
+async def test_a_worker_that_dies_is_started_anew_after_ever_longer_pauses(place: Place) -> None:
+    assert await place.keep(*[KILLED] * (MAX_CRASHES - 1)) == 0
+    assert place.pauses == [0.25, 0.5, 1.0, 2.0]
+    # Only the first waits for the others before it serves.
+    assert place.firsts == [True, False, False, False]
+
+
+async def test_a_worker_that_keeps_dying_is_given_up(place: Place) -> None:
+    assert await place.keep(*[KILLED] * MAX_CRASHES) == 1
+    assert len(place.pauses) == MAX_CRASHES - 1
+    assert (place.told["stage"], place.told["reason"]) == ("Serve", "WorkersCrashed")
+    assert f"worker 0 died {MAX_CRASHES} times, at last by SIGKILL" in place.told["message"]
+
+
+async def test_a_worker_that_dies_now_and_then_is_never_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_HEALTHY_SECONDS", -1.0)
+    assert await place.keep(*[KILLED] * 3 * MAX_CRASHES) == 0
+    assert place.pauses == [0.25] * 3 * MAX_CRASHES
+
+
+async def test_a_first_load_that_is_ended_from_outside_says_by_what(place: Place) -> None:
+    assert await place.keep(KILLED, loads=False) == 1
+    assert (place.told["stage"], place.told["reason"]) == ("Load", "LoadFailed")
+    assert place.told["message"] == "the model's first load was ended by SIGKILL"
+
+
+async def test_a_first_load_that_fails_ends_with_its_own_status_and_words(place: Place) -> None:
+    place._log.write_text('{"told": "by the worker"}')
+    assert await place.keep(75, loads=False) == 75
+    assert place.told == {"told": "by the worker"}
