@@ -183,6 +183,11 @@ def test_a_header_that_lies_about_the_json_is_refused() -> None:
             400,
         ),
         ({"outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "classification extension", 501),
+        (
+            {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+            "output 'y': shared memory is not supported",
+            501,
+        ),
     ],
 )
 def test_parameters_are_checked(more: dict[str, Any], sentence: str, status: int) -> None:
