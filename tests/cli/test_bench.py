@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pilotage_cli import load
+from pilotage_cli import bench, load
 from pilotage_cli.histogram import Histogram
 from pilotage_cli.load import Outcome, Plan
 from tests.cli.conftest import Terminal
@@ -58,6 +60,28 @@ def test_answers_that_are_errors_are_told_and_end_in_1(
     assert done.returncode == 1
     assert "400  5" in done.stdout
     assert "the first error said: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (Outcome(sent=2, statuses=Counter({"200": 2})), 0),
+        (Outcome(sent=2, statuses=Counter({"200": 1, "500": 1})), 1),
+        (Outcome(sent=2, statuses=Counter({"200": 1}), errors=Counter({"connection lost": 1})), 1),
+        (Outcome(sent=2, statuses=Counter({"200": 1}), unanswered=1), 1),
+        (Outcome(), 1),
+    ],
+)
+def test_it_ends_in_0_where_every_request_had_a_good_answer(
+    outcome: Outcome, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "_model", lambda server, wanted: "m")
+    monkeypatch.setattr(bench, "_run", lambda plan: outcome)
+    body = tmp_path / "body.json"
+    body.write_text("{}")
+    parser = argparse.ArgumentParser()
+    bench.configure(parser)
+    assert bench.run(parser.parse_args(["--body", str(body), "--json"])) == code
 
 
 @pytest.mark.parametrize(

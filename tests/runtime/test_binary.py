@@ -39,7 +39,7 @@ def parse(body: bytes, length: int, datatype: str = "FP32") -> np.ndarray:
 @pytest.mark.parametrize("datatype", NUMBERS)
 def test_numbers_come_and_go_as_they_are(datatype: str) -> None:
     dtype = DATATYPES[datatype].dtype
-    array = np.array([[0, 1], [1, 2]]).astype(dtype)
+    array = np.array([[0, 1], [2, 3]]).astype(dtype)
     came = parse(*request(array.tobytes(), datatype), datatype)
     assert came.dtype == dtype
     assert (came == array).all()
@@ -114,6 +114,32 @@ def test_binary_and_json_tensors_stand_side_by_side() -> None:
     outputs = orjson.loads(answer[0])["outputs"]  # pyright: ignore[reportArgumentType]
     assert outputs[0]["parameters"] == {"binary_data_size": 4}
     assert outputs[1]["data"] == [1, 1]
+
+
+def test_an_answer_is_row_major_whatever_the_memory_order() -> None:
+    turned = np.arange(6, dtype=np.int16).reshape(2, 3).T
+    asked = v2.InferRequest(None, {}, (), binary=True)
+    body, _ = v2.answer("m", "1", asked, contract("INT16").outputs, [turned])
+    assert bytes(body[1]) == struct.pack("<6h", 0, 3, 1, 4, 2, 5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_all_outputs_are_binary_where_that_is_asked_for_but_those_that_say_otherwise(wanted: bool) -> None:
+    both = Contract(contract("INT8").inputs, (TensorSpec("y", "INT8", (-1,)), TensorSpec("z", "INT8", (-1,))))
+    text = orjson.dumps(
+        {
+            "inputs": [{"name": "x", "datatype": "INT8", "shape": [1, 2], "data": [1, 2]}],
+            "parameters": {"binary_data_output": wanted},
+            "outputs": [{"name": "y"}, {"name": "z", "parameters": {"binary_data": not wanted}}],
+        }
+    )
+    values = [np.array([at], np.int8) for at in (5, 6)]
+    body, length = v2.answer("m", "1", v2.parse(text, both), both.outputs, values)
+    assert isinstance(body, list)
+    assert length == len(body[0])
+    assert [bytes(part) for part in body[1:]] == [b"\x05" if wanted else b"\x06"]
+    y, z = orjson.loads(body[0])["outputs"]
+    assert (y.get("data"), z.get("data")) == ((None, [6]) if wanted else ([5], None))
 
 
 @pytest.mark.parametrize(
