@@ -137,3 +137,22 @@ async def test_a_version_that_is_not_ready_is_listed_where_all_are_and_nowhere_e
         refused = await told("/v2/models/m/versions/2/ready")
         assert refused.status == 503
         assert refused.error == "model 'm' version 2 is UNAVAILABLE: LoadFailed: no room"
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_an_answer_that_was_taken_to_its_end_is_a_success(path: str) -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        caller.send(ASKED[path], path)
+        assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
+        await until(lambda: world.in_flight == 0)
+        assert (counts(world), world.engine.slot.values[_ROWS]) == ({200: 1}, 1)
+
+
+@pytest.mark.parametrize(("why_not", "told"), [(None, "on"), ("its rows are mixed", "its rows are mixed")])
+async def test_metadata_say_whether_requests_share_a_run_and_why_not(why_not: str | None, told: str) -> None:
+    async with serving() as world:
+        world.engine.unbatched = why_not
+        caller = await world.caller()
+        caller.writer.write(b"GET /v2/models/m HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await caller.answer()).json["parameters"]["batching"] == told
