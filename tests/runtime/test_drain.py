@@ -1,7 +1,9 @@
 """SIGTERM loses no request: not ready, still accepting, then finishing what is in flight."""
 
+import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
@@ -10,7 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pilotage_runtime.log import AccessLog
+from pilotage_runtime.services import admin
+from pilotage_runtime.services import server as draining
+from pilotage_runtime.services.edge import Edge
+from pilotage_runtime.services.infer import InferHandler
+from pilotage_runtime.services.listener import listen
 from tests.runtime.conftest import Servers, eventually
+from tests.runtime.scripted import serving
 from tests.runtime.test_faults import first_measure, requests
 from tests.runtime.test_http import request
 
@@ -46,6 +55,32 @@ def test_what_is_in_flight_at_the_end_of_the_drain_is_finished(models: Path, ser
     caller.join()
     assert server.wait_exit() == 0
     assert [answer.status_code for answer in answers] == [200]
+
+
+async def test_the_last_lines_of_the_access_log_are_written_before_the_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(draining, "FLUSH_SECONDS", 3600)  # so that no beat writes them
+    reading, writing = os.pipe()
+    log = AccessLog(writing)
+    async with serving() as world:
+        inference = InferHandler(world.repository, log, world.handler.held)
+        app = Edge(admin.build(world.repository, world.lifecycle, world.handler.held), world.lifecycle, log)
+        started = asyncio.Event()
+        server = draining.DrainingServer(
+            app, inference, world.lifecycle, drain_seconds=0, access_log=log, on_started=started.set
+        )
+        listener = listen("127.0.0.1", 0)
+        world.port = listener.getsockname()[1]
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        await started.wait()
+        assert (await (await world.caller()).infer(1)).status == 200
+        server.stop()
+        await running
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        [line] = lines
+    assert json.loads(line)["path"] == "/v2/models/m/infer"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
