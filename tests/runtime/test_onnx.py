@@ -50,6 +50,35 @@ def test_two_packages_that_overwrite_each_other_are_refused(
         by_format.load(detect(models / "iris" / "1", Stage.LOAD), LoadOptions(threads=1))
 
 
+def same(path: Path, kind: int) -> Path:
+    """A model that answers what it is asked, of one type."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["N"])],
+        [helper.make_tensor_value_info("y", kind, ["N"])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    (path / "model.onnx").write_bytes(made.SerializeToString())
+    return path
+
+
+def test_half_precision_is_served(tmp_path: Path) -> None:
+    model = by_format.load(detect(same(tmp_path, TensorProto.FLOAT16), Stage.LOAD), LoadOptions(threads=1))
+    assert model.contract().inputs[0].datatype == "FP16"
+    [answer] = model.run({"x": np.array([1.5], np.float16)}, ["y"])
+    assert (answer.dtype, answer.tolist()) == (np.float16, [1.5])
+
+
+def test_a_type_that_the_protocol_does_not_have_is_refused_by_name(tmp_path: Path) -> None:
+    model = by_format.load(
+        detect(same(tmp_path, TensorProto.FLOAT8E4M3FN), Stage.LOAD), LoadOptions(threads=1)
+    )
+    with pytest.raises(StartFailure, match=r"'x' is tensor\(float8e4m3fn\), .*tensor\(bfloat16\)") as failure:
+        model.contract()
+    assert failure.value.reason == "InvalidModel"
+
+
 def bfloat16(path: Path, *, text: bool = False) -> Path:
     """A model that doubles BF16 as BF16 and as FP32, adds INT64 to itself, and may take a text besides."""
     nodes = [

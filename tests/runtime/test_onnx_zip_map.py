@@ -8,12 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from pilotage_runtime.failure import Stage, StartFailure
+from pilotage_runtime.failure import Stage
 from pilotage_runtime.formats import detect
 from pilotage_runtime.loaders import by_format, onnx_zip_map
 from pilotage_runtime.loaders.base import LoadOptions, Model
@@ -89,25 +88,6 @@ def test_damaged_bytes_are_refused_and_never_crash(converted: bytes) -> None:
             onnx_zip_map.stripped(bytes(damaged[: chance.randint(1, len(damaged))]))
         except MalformedOnnxError:
             continue
-
-
-def test_half_precision_is_served_and_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
-    def same(kind: int) -> bytes:
-        graph = helper.make_graph(
-            [helper.make_node("Identity", ["x"], ["y"])],
-            "g",
-            [helper.make_tensor_value_info("x", kind, ["N"])],
-            [helper.make_tensor_value_info("y", kind, ["N"])],
-        )
-        opset = [helper.make_opsetid("", 18)]
-        return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
-
-    model = loaded(same(TensorProto.FLOAT16), tmp_path)
-    assert model.contract().inputs[0].datatype == "FP16"
-    answer = model.run({"x": np.array([1.5], np.float16)}, ["y"])[0]
-    assert (answer.dtype, answer.tolist()) == (np.float16, [1.5])
-    with pytest.raises(StartFailure, match="bfloat16"):
-        loaded(same(TensorProto.BFLOAT16), tmp_path).contract()
 
 
 def test_a_model_in_memory_needs_no_file(converted: bytes, tmp_path: Path) -> None:
