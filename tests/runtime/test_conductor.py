@@ -133,7 +133,8 @@ async def test_a_version_loaded_anew_is_another_generation(folder: Path) -> None
     assert (roster.wanted, roster.generation) == (before, 1)
 
 
-async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
+async def to_nobody() -> Channel:
+    """A channel whose other end has gone."""
     reader = asyncio.StreamReader()
     reader.feed_eof()
 
@@ -142,21 +143,19 @@ async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
 
     channel = Channel(reader, None, never)  # pyright: ignore[reportArgumentType] - nothing is written
     await channel.run()
+    return channel
+
+
+async def test_a_step_for_a_process_that_has_gone_is_answered_at_once() -> None:
+    channel = await to_nobody()
     async with asyncio.timeout(10):
         assert "gone" in (await channel.handle({"do": "usage"}))["error"]
 
 
 async def test_a_worker_whose_supervisor_has_gone_refuses_a_change_for_now() -> None:
-    reader = asyncio.StreamReader()
-    reader.feed_eof()
-
-    async def never(message: Mapping[str, Any]) -> dict[str, Any]:
-        raise AssertionError(message)
-
-    channel = Channel(reader, None, never)  # pyright: ignore[reportArgumentType] - nothing is written
-    await channel.run()
+    remote = _Remote(await to_nobody())
     with pytest.raises(Refused) as refused:
-        await _Remote(channel).load("triple")
+        await remote.load("triple")
     assert refused.value.status == 503
 
 

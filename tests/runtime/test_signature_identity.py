@@ -16,6 +16,7 @@ from pilotage_runtime.failure import StartFailure
 from pilotage_runtime.fetched import model_root
 from tests.runtime.private_sigstore import PrivateSigstore, Signer, certificate_in
 from tests.runtime.test_fetch import fails, settings
+from tests.runtime.test_signature import added, changed, removed
 
 TEAM = Signer("team@example.com", "https://accounts.example.com")
 
@@ -155,18 +156,6 @@ def test_another_root_of_trust_is_refused(
     message = refused(expecting(tmp_path, part(sigstore))).message
     assert "the signature does not hold" in message
     assert why in message
-
-
-def changed(model: Path) -> None:
-    (model / "contract.json").write_text("{}")
-
-
-def added(model: Path) -> None:
-    (model / "added.txt").write_bytes(b"x")
-
-
-def removed(model: Path) -> None:
-    (model / "contract.json").unlink()
 
 
 @pytest.mark.parametrize("change", [changed, added, removed])
