@@ -184,7 +184,7 @@ def _explained(path: Path) -> Generator[None]:
         ) from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _unsafe(f"{path.name} holds two files of one name, or a file where a folder is") from error
-    except (NotImplementedError, RuntimeError, io.UnsupportedOperation) as error:
+    except (RuntimeError, io.UnsupportedOperation) as error:  # ways of packing that zipfile does not know
         raise StartFailure(
             Stage.VERIFY, Reason.INVALID_MODEL, f"{path.name} is packed in a way that is not read: {error}"
         ) from error

@@ -109,7 +109,7 @@ def _zip(content: Content) -> Format | Unserved | None:
     try:
         with content.open() as file, zipfile.ZipFile(file) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, UnicodeDecodeError, OSError) as error:
         raise BrokenContentError(f"a zip archive that is cut or damaged ({error})") from error
     # torch puts everything below one folder, whose name is the file's first name.
     inside = {name.partition("/")[2] for name in names if "/" in name}

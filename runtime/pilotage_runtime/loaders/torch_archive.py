@@ -97,7 +97,7 @@ def _members(file: BinaryIO) -> dict[str, bytes]:
             if packed > _MOST_COMPRESSED_BYTES:
                 raise UnsafeArchiveError(f"{packed} of its bytes are compressed: torch compresses code alone")
             return {info.filename.partition("/")[2]: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise UnsafeArchiveError(f"it is cut or damaged ({error})") from error
 
 
