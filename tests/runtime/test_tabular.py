@@ -19,6 +19,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
@@ -84,6 +85,29 @@ def test_xgboosts_other_boosters_classify_too(
     answer = infer(loaded(tmp_path), rows)
     assert answer["label"].tolist() == trained.predict(rows).tolist()
     np.testing.assert_array_equal(answer["probabilities"], trained.predict_proba(rows))
+
+
+@pytest.mark.parametrize("booster", ["gbtree", "dart", "gblinear"])
+def test_xgboost_that_stopped_early_answers_with_its_best_trees(tmp_path: Path, booster: str) -> None:
+    settings = {"n_estimators": 40, "learning_rate": 0.9, "early_stopping_rounds": 3, "n_jobs": 1}
+    trained = xgb.XGBRegressor(**settings, booster=booster)
+    trained.fit(NUMBERS[:300], TARGET[:300], eval_set=[(NUMBERS[300:], TARGET[300:])], verbose=False)
+    assert trained.best_iteration + 1 < trained.get_booster().num_boosted_rounds()
+    trained.save_model(tmp_path / "model.ubj")
+    rows = NUMBERS.astype(np.float32)
+    np.testing.assert_array_equal(infer(loaded(tmp_path), rows)["prediction"], trained.predict(rows))
+
+
+@pytest.mark.parametrize("best", ["-1", "5", "the last"])
+def test_an_xgboost_model_whose_best_iteration_is_none_of_its_own_is_refused(
+    tmp_path: Path, best: str
+) -> None:
+    booster = xgb.train({"nthread": 1}, xgb.DMatrix(NUMBERS, TARGET), 5)
+    booster.set_attr(best_iteration=best)
+    booster.save_model(tmp_path / "model.ubj")
+    reason, message = refusal(lambda: loaded(tmp_path))
+    assert reason == "InvalidModel"
+    assert best in message
 
 
 def test_xgboost_regresses_and_knows_its_features(tmp_path: Path) -> None:
@@ -153,6 +177,62 @@ def test_catboost_regresses(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         infer(loaded(tmp_path), NUMBERS)["prediction"], trained.predict(NUMBERS.astype(np.float32))
     )
+
+
+@pytest.mark.parametrize("loss", ["Poisson", "Tweedie:variance_power=1.5", "RMSEWithUncertainty", "MAE"])
+def test_catboost_answers_in_the_unit_of_its_target(tmp_path: Path, loss: str) -> None:
+    trained = cb.CatBoostRegressor(**CAT, loss_function=loss).fit(NUMBERS, TARGET)
+    trained.save_model(str(tmp_path / "model.cbm"))
+    rows = NUMBERS.astype(np.float32)
+    np.testing.assert_array_equal(infer(loaded(tmp_path), rows)["prediction"], trained.predict(rows))
+
+
+def test_a_sum_of_catboost_models_answers_as_catboost_does(tmp_path: Path) -> None:
+    one = cb.CatBoostRegressor(**CAT, loss_function="Poisson").fit(NUMBERS, TARGET)
+    both = cb.sum_models([one, one])
+    both.save_model(str(tmp_path / "model.cbm"))
+    rows = NUMBERS.astype(np.float32)
+    np.testing.assert_array_equal(infer(loaded(tmp_path), rows)["prediction"], both.predict(rows))
+
+
+@pytest.mark.parametrize(("classes", "datatype"), [([0.5, 1.5], "FP64"), ([False, True], "BOOL")])
+def test_catboosts_labels_keep_their_type(tmp_path: Path, classes: list[Any], datatype: str) -> None:
+    trained = cb.CatBoostClassifier(**CAT).fit(TWO, np.array(classes)[TWO_CLASSES])
+    trained.save_model(str(tmp_path / "model.cbm"))
+    model = loaded(tmp_path)
+    assert model.contract().output_by_name["label"].datatype == datatype
+    assert infer(model, TWO)["label"].tolist() == trained.predict(TWO).tolist()
+
+
+def in_xgboost(folder: Path, rows: np.ndarray, classes: np.ndarray) -> Any:
+    trained = xgb.XGBClassifier(**TREES).fit(rows, classes)
+    trained.save_model(folder / "model.ubj")
+    return trained
+
+
+def in_catboost(folder: Path, rows: np.ndarray, classes: np.ndarray) -> Any:
+    trained = cb.CatBoostClassifier(**CAT, loss_function="MultiLogloss").fit(rows, classes)
+    trained.save_model(str(folder / "model.cbm"))
+    return trained
+
+
+def in_scikit_learn(folder: Path, rows: np.ndarray, classes: np.ndarray) -> Any:
+    trained = OneVsRestClassifier(LogisticRegression(max_iter=1000)).fit(rows, classes)
+    skops_file(folder, trained)
+    return trained
+
+
+@pytest.mark.parametrize("train", [in_xgboost, in_catboost, in_scikit_learn])
+def test_a_row_that_may_be_of_many_classes_has_a_label_for_each(
+    tmp_path: Path, train: Callable[[Path, np.ndarray, np.ndarray], Any]
+) -> None:
+    trained = train(tmp_path, THREE, (THREE.mean(axis=0) < THREE).astype(int)[:, :3])
+    model = loaded(tmp_path)
+    shapes = {spec.name: spec.shape for spec in model.contract().outputs}
+    assert shapes == {"label": (-1, 3), "probabilities": (-1, 3)}
+    answer = infer(model, THREE)
+    assert answer["label"].tolist() == trained.predict(THREE).tolist()
+    np.testing.assert_allclose(answer["probabilities"], trained.predict_proba(THREE), atol=1e-5)
 
 
 def test_catboost_with_categories_takes_an_input_for_each_feature(tmp_path: Path) -> None:

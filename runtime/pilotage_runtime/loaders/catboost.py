@@ -11,6 +11,12 @@ from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
 from pilotage_runtime.loaders import tabular
 from pilotage_runtime.loaders.base import LoadOptions, Tensors
+from pilotage_runtime.tensors import DATATYPES, datatype_name
+
+_KINDS = {"Poisson": "Exponent", "Tweedie": "Exponent", "RMSEWithUncertainty": "RMSEWithUncertainty"}
+"""What CatBoostRegressor answers with by the loss it was trained on; for any other, the raw value."""
+_SEVERAL = ("MultiLogloss", "MultiCrossEntropy")
+"""The losses of a row that may be of many classes."""
 
 
 class CatBoostModel:
@@ -32,7 +38,12 @@ class CatBoostModel:
             )
         self._names: list[str] = list(self._model.feature_names_)
         self._categories = frozenset(self._model.get_cat_feature_indices())
-        self._classes: list[Any] = np.asarray(self._model.classes_).tolist()
+        classes = np.asarray(self._model.classes_)
+        self._classes: list[Any] = classes.tolist()
+        self._label = "BYTES" if classes.dtype.kind in "OU" else datatype_name(classes.dtype)
+        loss = _loss(self._model)
+        self._several = loss.startswith(_SEVERAL)
+        self._kind = next((kind for start, kind in _KINDS.items() if loss.startswith(start)), "RawFormulaVal")
         self._threads = options.threads
 
     def contract(self) -> Contract:
@@ -54,16 +65,17 @@ class CatBoostModel:
                 named,
                 "FP64",
                 len(self._classes),
-                label="BYTES" if isinstance(self._classes[0], str) else "INT64",
+                label=self._label,
                 labels=[str(label) for label in self._classes],
+                several=self._several,
             )
-        answer = self._predict(_zeros(inputs), "RawFormulaVal")
+        answer = self._predict(_zeros(inputs), self._kind)
         return tabular.numbers_contract(inputs, named, "FP64", answer.shape[1] if answer.ndim > 1 else 1)
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
         """Predict classes, probabilities or numbers."""
         if not self._classes:
-            return [self._predict(inputs, None) for _ in outputs]
+            return [self._predict(inputs, self._kind) for _ in outputs]
         return [
             self._labels(inputs) if name == tabular.LABEL else self._predict(inputs, "Probability")
             for name in outputs
@@ -74,13 +86,20 @@ class CatBoostModel:
         del self._model
 
     def _labels(self, inputs: Tensors) -> np.ndarray:
-        labels = self._predict(inputs, "Class").reshape(-1)
-        return labels.astype(object) if isinstance(self._classes[0], str) else labels.astype(np.int64)
+        labels = self._predict(inputs, "Class")
+        return (labels if self._several else labels.reshape(-1)).astype(DATATYPES[self._label].dtype)
 
-    def _predict(self, inputs: Tensors, kind: str | None) -> np.ndarray:
+    def _predict(self, inputs: Tensors, kind: str) -> np.ndarray:
         rows = _rows(inputs, self._names) if self._categories else inputs[tabular.INPUT]
-        stated = {"prediction_type": kind} if kind else {}
-        return np.asarray(self._model.predict(rows, thread_count=self._threads, **stated))
+        return np.asarray(self._model.predict(rows, prediction_type=kind, thread_count=self._threads))
+
+
+def _loss(model: Any) -> str:
+    """Name the loss a model was trained on; nothing where it does not say, as a sum of models."""
+    try:
+        return str(model.get_all_params().get("loss_function", ""))
+    except cb.CatBoostError:
+        return ""
 
 
 def _rows(inputs: Tensors, names: Sequence[str]) -> np.ndarray:

@@ -97,9 +97,16 @@ class EstimatorModel:
 
     def _describe(self, inputs: tuple[TensorSpec, ...], file: ModelFile) -> Contract:
         classes = getattr(self._estimator, "classes_", None)
+        answer = None
+        with suppress(
+            Exception
+        ):  # one row of zeros, to learn the answer's form: it may be outside the domain
+            answer = self._answer(self._rows(_zeros(inputs)), tabular.PREDICTION)
         if isinstance(classes, np.ndarray) and classes.ndim == 1 and _datatype(classes) in DATATYPES:
+            several = answer is not None and answer.ndim == 2
             if not hasattr(self._estimator, "predict_proba"):
-                label = TensorSpec(tabular.LABEL, _datatype(classes), (-1,))
+                shape = (-1, len(classes)) if several else (-1,)
+                label = TensorSpec(tabular.LABEL, _datatype(classes), shape)
                 return Contract(inputs, (label,), self._names)
             return tabular.classes_contract(
                 inputs,
@@ -108,15 +115,11 @@ class EstimatorModel:
                 len(classes),
                 label=_datatype(classes),
                 labels=[str(label) for label in classes.tolist()],
+                several=several,
             )
-        with suppress(
-            Exception
-        ):  # one row of zeros, to learn the answer's form: it may be outside the domain
-            answer = self._answer(self._rows(_zeros(inputs)), tabular.PREDICTION)
-            if _datatype(answer) in DATATYPES:
-                shape = (-1, *answer.shape[1:])
-                output = TensorSpec(tabular.PREDICTION, _datatype(answer), shape)
-                return Contract(inputs, (output,), self._names)
+        if answer is not None and _datatype(answer) in DATATYPES:
+            output = TensorSpec(tabular.PREDICTION, _datatype(answer), (-1, *answer.shape[1:]))
+            return Contract(inputs, (output,), self._names)
         stated = complete(file.folder, "this model")
         return Contract(inputs, stated.outputs, self._names)
 

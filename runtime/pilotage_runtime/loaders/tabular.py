@@ -39,10 +39,11 @@ def classes_contract(
     *,
     label: str = "INT64",
     labels: Sequence[str] = (),
+    several: bool = False,
 ) -> Contract:
-    """The contract of a classifier."""
+    """The contract of a classifier; `several`: a row may be of many classes, so each has a label of its own."""
     outputs = (
-        TensorSpec(LABEL, label, (-1,)),
+        TensorSpec(LABEL, label, (-1, count) if several else (-1,)),
         TensorSpec(PROBABILITIES, probability, (-1, count), labels=tuple(labels)),
     )
     return Contract(inputs, outputs, tuple(names))
@@ -61,8 +62,14 @@ def both_classes(positive: np.ndarray) -> np.ndarray:
     return np.stack((1 - positive, positive), axis=1)
 
 
-def chosen(outputs: Sequence[str], probabilities: np.ndarray) -> list[Any]:
-    """Answer a classifier's outputs, in the order asked for; the label is the class's number."""
+def chosen(outputs: Sequence[str], probabilities: np.ndarray, *, several: bool = False) -> list[Any]:
+    """Answer a classifier's outputs, in the order asked for; the label is the class's number.
+
+    Where a row may be of `several` classes, the labels are a 1 for each that is likelier than not.
+    """
     return [
-        probabilities.argmax(axis=1).astype(np.int64) if name == LABEL else probabilities for name in outputs
+        (probabilities > 0.5 if several else probabilities.argmax(axis=1)).astype(np.int64)
+        if name == LABEL
+        else probabilities
+        for name in outputs
     ]

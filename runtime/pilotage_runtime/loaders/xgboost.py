@@ -17,7 +17,10 @@ _PROBABILITIES = frozenset({"binary:logistic", "multi:softprob"})
 
 
 class XGBoostModel:
-    """A booster. It answers as XGBClassifier and XGBRegressor do: classes are numbered from 0."""
+    """A booster. It answers as XGBClassifier and XGBRegressor do: classes are numbered from 0.
+
+    Where training stopped early, the trees behind the best iteration are left out.
+    """
 
     platform = "xgboost_xgboost"
 
@@ -38,10 +41,11 @@ class XGBoostModel:
             # The model's own, not the parameters of its training.
             learner = json.loads(self._booster.save_config())["learner"]
             self._columns = int(self._booster.num_features())
+            self._linear = learner["gradient_booster"]["name"] == "gblinear"
+            self._iterations = (0, 0) if self._linear else _iterations(self._booster)
         except (xgb.core.XGBoostError, ValueError, KeyError) as error:
             raise tabular.refused(file, "xgboost", error) from error
         self._objective = str(learner["objective"]["name"])
-        self._linear = learner["gradient_booster"]["name"] == "gblinear"
         self._threads = options.threads
         parameters = learner["learner_model_param"]
         self._classes = max(2, int(parameters["num_class"]))
@@ -52,7 +56,9 @@ class XGBoostModel:
         inputs = (tabular.matrix(self._columns, "FP32", missing=True),)
         names = tuple(self._booster.feature_names or ())
         if self._objective in _PROBABILITIES:
-            return tabular.classes_contract(inputs, names, "FP32", self._classes)
+            several = self._width > 1
+            count = self._width if several else self._classes
+            return tabular.classes_contract(inputs, names, "FP32", count, several=several)
         return tabular.numbers_contract(inputs, names, "FP32", self._width)
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
@@ -62,7 +68,9 @@ class XGBoostModel:
         answer: np.ndarray = (
             self._booster.predict(xgb.DMatrix(rows, nthread=self._threads), validate_features=False)
             if self._linear
-            else self._booster.inplace_predict(rows, validate_features=False)
+            else self._booster.inplace_predict(
+                rows, iteration_range=self._iterations, validate_features=False
+            )
         )
         if self._objective not in _PROBABILITIES:
             return [answer for _ in outputs]
@@ -70,8 +78,20 @@ class XGBoostModel:
             # As XGBClassifier does, for which exactly one half is the first class.
             both = tabular.both_classes(answer)
             return tabular.chosen(outputs, both)
-        return tabular.chosen(outputs, answer)
+        return tabular.chosen(outputs, answer, several=self._width > 1)
 
     def close(self) -> None:
         """Free the booster."""
         del self._booster
+
+
+def _iterations(booster: xgb.Booster) -> tuple[int, int]:
+    """Give the iterations that answer, from the first to before the last; (0, 0) is all of them."""
+    best = booster.attr("best_iteration")
+    if best is None:
+        return 0, 0
+    if not 0 <= int(best) < booster.num_boosted_rounds():
+        raise ValueError(
+            f"best_iteration is {best[:20]}, but there are {booster.num_boosted_rounds()} iterations"
+        )
+    return 0, int(best) + 1
