@@ -38,6 +38,12 @@ class Network(torch.nn.Module):
         return torch.softmax(self.linear(x), -1)
 
 
+class Again(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        double = x * 2
+        return {"first": double, "again": double, "third": double * 2, "last": double}
+
+
 class Two(torch.nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"sum": a + b, "product": a * b}
@@ -123,6 +129,16 @@ class Sizes(torch.nn.Module):
         return self.inner(twice[:, None, :]).flatten(1), twice[: x.shape[0] * 2 - 1].reshape(-1) + x.shape[
             0
         ] // 2
+
+
+def test_a_tensor_that_is_answered_twice_has_two_names(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(Again(), (torch.from_numpy(ROWS),)), tmp_path / "model.pt2")
+    model = loaded(tmp_path)
+    names = [spec.name for spec in model.contract().outputs]
+    assert names == ["mul", "mul_2", "mul_1", "mul_3"]
+    answers = model.run({"x": ROWS}, names)
+    for answered, factor in zip(answers, (2, 2, 4, 2), strict=True):
+        np.testing.assert_array_equal(answered, ROWS * factor)
 
 
 def test_a_program_with_sizes_that_are_worked_out_passes_its_vetting(tmp_path: Path) -> None:

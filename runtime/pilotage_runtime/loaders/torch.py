@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -156,11 +157,23 @@ def _require_device(options: LoadOptions) -> None:
 
 def _exported_contract(exported: Any) -> Contract:
     signature = exported.graph_signature
-    nodes = {node.name: node for node in exported.graph.nodes}
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
+    outputs = _distinct(signature.user_outputs, values)
     return Contract(
-        tuple(_spec(name, nodes[name].meta["val"]) for name in signature.user_inputs),
-        tuple(_spec(name, nodes[name].meta["val"]) for name in signature.user_outputs),
+        tuple(_spec(name, values[name]) for name in signature.user_inputs),
+        tuple(_spec(name, values[node]) for name, node in zip(outputs, signature.user_outputs, strict=True)),
     )
+
+
+def _distinct(nodes: Sequence[str], taken: Collection[str]) -> list[str]:
+    """Name outputs after their nodes; a node that is answered again gets a number that no node has."""
+    names: list[str] = []
+    for node in nodes:
+        numbered = (f"{node}_{number}" for number in count(2))
+        names.append(
+            node if node not in names else next(n for n in numbered if n not in taken and n not in names)
+        )
+    return names
 
 
 def _spec(name: str, value: Any) -> TensorSpec:
