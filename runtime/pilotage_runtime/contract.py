@@ -86,7 +86,9 @@ class Contract:
 
     @property
     def probability(self) -> TensorSpec | None:
-        """The output that holds one probability a class, where there is one."""
+        """The output that holds one probability a class, where a row is of one class and there is such an output."""
+        if any(spec.name in LABEL_NAMES and spec.shape[1:] not in ((), (1,)) for spec in self.outputs):
+            return None
         for spec in self.outputs:
             named = spec.name in PROBABILITY_NAMES or bool(spec.labels)
             if named and spec.datatype.startswith("FP") and len(spec.shape) == 2:
@@ -127,10 +129,10 @@ def refine(contract: Contract, folder: Path) -> Contract:
         contract,
         inputs=inputs,
         outputs=_overlay(contract.outputs, stated.outputs, "outputs"),
-        feature_names=tuple(stated.feature_names) or contract.feature_names,
+        feature_names=_feature_names(stated, inputs) or contract.feature_names,
         features=features,
         sample_request=stated.sample.request if stated.sample else contract.sample_request,
-        sample_response=stated.sample.response if stated.sample else contract.sample_response,
+        sample_response=_expected(stated) if stated.sample else contract.sample_response,
     )
 
 
@@ -204,9 +206,28 @@ def _features(stated: ContractFile, known: tuple[Feature, ...]) -> tuple[Feature
     names = [entry.name for entry in stated.features]
     if stated.feature_names and stated.feature_names != names:
         raise invalid("feature_names and the names in features differ: leave feature_names out")
-    if len(set(names)) < len(names):
-        raise invalid(f"features: '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    _unique(names, "features")
     return tuple(_feature(entry) for entry in stated.features)
+
+
+def _feature_names(stated: ContractFile, inputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
+    names = stated.feature_names
+    _unique(names, "feature_names")
+    if names and len(inputs) == 1 and len(inputs[0].shape) == 2:
+        name, width = inputs[0].name, inputs[0].shape[1]
+        if width not in (-1, len(names)):
+            raise invalid(f"feature_names: {len(names)} are stated, but input '{name}' has {width} columns")
+    return tuple(names)
+
+
+def _unique(names: list[str], part: str) -> None:
+    if len(set(names)) < len(names):
+        raise invalid(f"{part}: '{next(name for name in names if names.count(name) > 1)}' is there twice")
+
+
+def _expected(stated: ContractFile) -> dict[str, Any] | None:
+    response = stated.sample.response if stated.sample else None
+    return response.model_dump() if response else None
 
 
 def _feature(entry: FeatureEntry) -> Feature:
@@ -257,9 +278,12 @@ def _with_mlflow(contract: Contract, folder: Path) -> Contract:
     spec = contract.inputs[0]
     if signature.columns and len(signature.columns) == spec.shape[-1] and not contract.feature_names:
         contract = replace(contract, feature_names=signature.columns)
-    if signature.rows and len(signature.rows[0]) == spec.shape[-1] and spec.datatype.startswith("FP"):
-        data = [number for row in signature.rows for number in row]
-        shape = [len(signature.rows), len(signature.rows[0])]
+    # A model of a fixed number of rows takes that many of the example's.
+    rows = signature.rows if spec.shape[0] == -1 else signature.rows[: spec.shape[0]]
+    fits = bool(rows) and spec.shape[0] in (-1, len(rows)) and len(rows[0]) == spec.shape[1]
+    if fits and spec.datatype.startswith("FP"):
+        data = [number for row in rows for number in row]
+        shape = [len(rows), len(rows[0])]
         tensor = {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data}
         contract = replace(contract, sample_request={"inputs": [tensor]})
     return contract

@@ -59,12 +59,31 @@ class FeatureEntry(_Part):
     description: str | None = Field(default=None, description="what it is, for people")
 
 
+class ExpectedOutput(BaseModel):
+    """One output as it must come out; what else the protocol writes of it is left aside."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str = Field(description="the output's name")
+    data: list[Any] = Field(description="its elements, nested or flat")
+
+
+class ExpectedResponse(BaseModel):
+    """The body of a response; beside its outputs nothing is compared."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    outputs: list[ExpectedOutput] = Field(
+        min_length=1, description="the outputs that must come out, within 0.1 %"
+    )
+
+
 class Sample(_Part):
     """A request that is inferred before the model is ready."""
 
     request: dict[str, Any] = Field(description="the body of an inference request")
-    response: dict[str, Any] | None = Field(
-        default=None, description="the `outputs` that must come out, within 0.1 %"
+    response: ExpectedResponse | None = Field(
+        default=None, description="the body of the answer that must come"
     )
 
 

@@ -9,6 +9,7 @@ Nothing of MLflow is needed to read it. It fills gaps: what the model or contrac
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _example(
     good = bool(rows) and all(
         isinstance(row, list)
         and len(row) == (len(columns) or len(rows[0]))
-        and all(type(number) in (int, float) for number in row)
+        and all(type(number) in (int, float) and isfinite(number) for number in row)
         for row in rows
     )
     return tuple(tuple(float(number) for number in row) for row in rows) if good else ()

@@ -36,7 +36,9 @@ def warm_up(engine: Engine) -> None:
             raise _failed(
                 f"contract.json refuses a generated row of zeros: {refusal.message}; state a sample in it"
             ) from refusal
-        raise _failed(f"contract.json's own sample does not fit the model: {refusal.message}") from refusal
+        raise _failed(
+            f"the sample, of contract.json or MLflow's example, does not fit the model: {refusal.message}"
+        ) from refusal
     names = request.outputs or tuple(spec.name for spec in contract.outputs)
     rows = engine.rows(request.inputs)
     try:
@@ -87,15 +89,15 @@ def generated(contract: Contract) -> dict[str, np.ndarray]:
 
 
 def _compare(expected: dict[str, Any], answer: dict[str, np.ndarray]) -> None:
-    for entry in expected.get("outputs", []):
-        name = entry.get("name")
+    for entry in expected["outputs"]:
+        name = entry["name"]
         if name not in answer:
             raise _failed(
                 f"contract.json's sample expects output '{name}', but the model gave {sorted(answer)}"
             )
         value = answer[name]
         try:
-            wanted = np.array(entry.get("data"), dtype=value.dtype).reshape(value.shape)
+            wanted = np.array(entry["data"], dtype=value.dtype).reshape(value.shape)
         except (ValueError, TypeError) as error:
             raise _failed(
                 f"output '{name}' of the sample has shape {list(value.shape)}, not the expected"

@@ -49,6 +49,20 @@ def test_a_shape_is_narrowed_labels_and_names_are_added(tmp_path: Path) -> None:
     [
         ("{", "contract.json: the file: Invalid JSON"),
         ({"input": []}, "contract.json: input: Extra inputs are not permitted"),
+        ({"feature_names": ["age", "age"]}, "feature_names: 'age' is there twice"),
+        (
+            {"inputs": [{"name": "X", "shape": [-1, 2]}], "feature_names": ["age"]},
+            "feature_names: 1 are stated, but input 'X' has 2 columns",
+        ),
+        ({"sample": {"request": {}, "response": {"output": []}}}, "sample.response.outputs: Field required"),
+        (
+            {"sample": {"request": {}, "response": {"outputs": ["p"]}}},
+            "sample.response.outputs.0: Input should",
+        ),
+        (
+            {"sample": {"request": {}, "response": {"outputs": [{"name": "p"}]}}},
+            "sample.response.outputs.0.data: Field required",
+        ),
         ({"inputs": [{"name": "Y"}]}, "inputs: 'Y' is no tensor of the model, which has ['X']"),
         ({"inputs": [{"name": "X", "datatype": "FP64"}]}, "inputs.X: datatype FP64, but the model's is FP32"),
         (
@@ -93,6 +107,21 @@ def test_the_tensor_of_probabilities_is_known_by_name_and_form(
 ) -> None:
     contract = Contract(inputs=(), outputs=(TensorSpec(name, datatype, shape),))
     assert (contract.probability is not None) == is_probability
+
+
+def test_where_a_row_may_be_of_many_classes_none_is_the_likeliest() -> None:
+    probabilities = TensorSpec("probabilities", "FP32", (-1, 2))
+    one, both = TensorSpec("label", "INT64", (-1,)), TensorSpec("label", "INT64", (-1, 2))
+    assert Contract((), (one, probabilities)).probability == probabilities
+    several = Contract((), (both, probabilities))
+    assert (several.probability, several.label) == (None, None)
+
+
+def test_an_answer_as_the_server_gave_it_may_be_the_expected_one(tmp_path: Path) -> None:
+    output = {"name": "p", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 0.75]}
+    response = {"model_name": "fraud", "id": "7", "outputs": [output]}
+    contract = refined(tmp_path, {"sample": {"request": {"inputs": []}, "response": response}})
+    assert contract.sample_response == response
 
 
 def test_features_name_the_columns_and_fix_their_number(tmp_path: Path) -> None:

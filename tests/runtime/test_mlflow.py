@@ -82,6 +82,7 @@ def test_an_example_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
         (COLUMNS, "no"),
         (COLUMNS, [[1, 2, 3, True]]),
         (COLUMNS[::-1], [[1, 2, 3, 4]]),
+        (COLUMNS, [[1, 2, 3, float("nan")]]),
     ):
         (tmp_path / "input_example.json").write_text(json.dumps({"columns": columns, "data": data}))
         folder(
@@ -93,6 +94,18 @@ def test_an_example_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
         found = detect(tmp_path, Stage.LOAD)
         contract = refine(by_format.load(found, LoadOptions(threads=1)).contract(), tmp_path)
         assert contract.sample_request is None
+
+
+def test_of_an_example_a_model_of_so_many_rows_takes_that_many(tmp_path: Path) -> None:
+    (tmp_path / "input_example.json").write_text(json.dumps({"columns": COLUMNS, "data": ROWS[:3].tolist()}))
+    folder(tmp_path, {}, saved_input_example_info={"artifact_path": "input_example.json"})
+    samples = [
+        refine(Contract((TensorSpec("X", "FP32", (rows, 4)),), ()), tmp_path).sample_request
+        for rows in (2, 3, 4)
+    ]
+    assert [sample["inputs"][0]["shape"] if sample else None for sample in samples] == [[2, 4], [3, 4], None]
+    assert samples[0] is not None
+    assert samples[0]["inputs"][0]["data"] == ROWS[:2].ravel().tolist()
 
 
 def test_an_example_outside_of_the_folder_is_not_read(tmp_path: Path) -> None:
