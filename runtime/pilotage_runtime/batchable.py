@@ -29,6 +29,8 @@ def why_not(engine: Engine, sample: Tensors) -> str | None:
         for spec in specs:
             if not spec.shape or spec.shape[0] != -1:
                 return f"{kind} '{spec.name}' has shape {list(spec.shape)}: its first dimension is no number of rows"
+    if len({array.shape[0] for array in sample.values()}) > 1:
+        return "the sample's inputs differ in their first dimension: it is no number of rows"
     one = {name: array[:1] for name, array in sample.items()}
     try:
         alone = _run(engine, one)

@@ -119,10 +119,10 @@ class Engine:
                     f"input '{name}' holds NaN or infinity, which its contract allows only with allow_non_finite"
                 )
         for symbol, places in self._shared_symbols.items():
-            sizes = {f"'{name}'": inputs[name].shape[axis] for name, axis in places}
-            if len(set(sizes.values())) > 1:
-                came = ", ".join(f"{size} in {name}" for name, size in sizes.items())
-                raise Refused(f"dimension '{symbol}' should be equal in all its inputs, but is {came}")
+            self._equal(f"dimension '{symbol}'", [(name, inputs[name].shape[axis]) for name, axis in places])
+        if self.unbatched is None and len(inputs) > 1:
+            # Rows, as was proven: a run that others share is cut up by them.
+            self._equal("the number of rows", [(name, array.shape[0]) for name, array in inputs.items()])
         for name in outputs:
             if name not in self.contract.output_by_name:
                 raise Refused(
@@ -292,6 +292,12 @@ class Engine:
         parts = [f"input '{name}' is missing" for name in missing]
         parts += [f"input '{name}' is unknown" for name in unknown]
         raise Refused(f"{'; '.join(parts[:8])}; expected: {expected}")
+
+    @staticmethod
+    def _equal(what: str, sizes: Sequence[tuple[str, int]]) -> None:
+        if len({size for _, size in sizes}) > 1:
+            came = ", ".join(f"{size} in '{name}'" for name, size in sizes)
+            raise Refused(f"{what} should be equal in all its inputs, but is {came}")
 
     def _features(self, spec: TensorSpec) -> str:
         names = self.contract.feature_names

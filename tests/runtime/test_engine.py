@@ -100,6 +100,21 @@ def test_inputs_that_share_a_named_dimension_must_agree() -> None:
         engine(double, two).check(given, ())
 
 
+def test_inputs_of_rows_must_agree_in_their_number() -> None:
+    two = Contract(
+        inputs=(TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "FP32", (-1,))),
+        outputs=(TensorSpec("y", "FP32", (-1,)),),
+    )
+    given = {"a": np.zeros((3, 2), np.float32), "b": np.zeros(1, np.float32)}
+    proven = engine(double, two)
+    with pytest.raises(
+        Refused, match="the number of rows should be equal in all its inputs, but is 3 in 'a', 1 in 'b'"
+    ):
+        proven.check(given, ())
+    proven.unbatched = "what they are nobody knows"
+    proven.check(given, ())
+
+
 def test_a_sample_is_inferred_and_its_answer_compared() -> None:
     sample = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [3]}]}
     good = Contract(
