@@ -155,6 +155,23 @@ class Triple:
     assert trusted(tmp_path).run(X, ["y"])[0].tolist() == [4, 7, 10]
 
 
+def test_a_class_may_change_its_inputs_in_place(tmp_path: Path) -> None:
+    source = """
+class Model:
+    def preprocess(self, inputs):
+        inputs["x"] -= 1
+        return inputs["x"]
+
+    def predict(self, x):
+        x *= 2
+        return x
+"""
+    model = trusted(written(tmp_path, source))
+    sent = np.frombuffer(np.array([1, 2, 3], np.float32).tobytes(), np.float32)  # as a request's own bytes
+    assert model.run({"x": sent}, ["y"])[0].tolist() == [0, 2, 4]
+    assert sent.tolist() == [1, 2, 3]
+
+
 def test_an_untrusted_class_is_not_imported(tmp_path: Path) -> None:
     fired = tmp_path.parent / f"{tmp_path.name}-fired"
     written(tmp_path, f"open({str(fired)!r}, 'w')\nclass A:\n    def predict(self, x): return x\n")

@@ -80,8 +80,10 @@ class _PythonModel:
         del self._instance
 
     def _predicted(self, inputs: Tensors, parameters: Mapping[str, Any]) -> Any:
+        # Its own: what it changes in place may be the request's bytes, which cannot be, or what is logged of it.
+        own = {name: array.copy() for name, array in inputs.items()}
         prepare = getattr(self._instance, "preprocess", None)
-        prepared = prepare(inputs) if prepare else inputs
+        prepared = prepare(own) if prepare else own
         if self._takes_parameters:
             return self._instance.predict(prepared, parameters)
         return self._instance.predict(prepared)
