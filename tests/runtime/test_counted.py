@@ -94,6 +94,25 @@ async def test_who_leaves_before_its_answer_is_counted_as_gone(gate: threading.E
         await until(lambda: not world.engine.busy)
 
 
+@pytest.mark.parametrize("path", [p for p in ASKED if not p.endswith("_stream")])
+async def test_every_answer_that_came_too_late_is_counted_so(gate: threading.Event, path: str) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async def ask(milliseconds: int) -> int:
+        caller = await world.caller()
+        caller.send(ASKED[path], path, x_envoy_expected_rq_timeout_ms=str(milliseconds))
+        return (await caller.answer()).status
+
+    async with serving(wait) as world:
+        assert await asyncio.gather(*map(ask, range(30, 70))) == [504] * 40
+        await until(lambda: world.in_flight == 0)
+        assert counts(world) == {504: 40}
+        gate.set()
+        await until(lambda: not world.engine.busy)
+
+
 @pytest.mark.parametrize("path", [*ASKED, "/v2/models/m/infer"])
 @pytest.mark.parametrize("milliseconds", ["0", "-5", "soon", "1e3", "9" * 400])
 async def test_a_time_that_is_none_limits_nothing(path: str, milliseconds: str) -> None:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository
-from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.exchange import Exchange, is_late
 from pilotage_runtime.services.infer import refused as answer_of
 from pilotage_runtime.telemetry import Slot
 
@@ -105,8 +105,7 @@ async def counted(
         response = JSONResponse({"error": refused.message}, status, headers)
     except asyncio.CancelledError:
         # Edge cancels when the caller's time is up; else the caller has left.
-        late = exchange.deadline is not None and asyncio.get_running_loop().time() >= exchange.deadline
-        status = 504 if late else 499
+        status = 504 if is_late(exchange.deadline) else 499
         raise
     except CallerLeftError:
         raise

@@ -26,6 +26,15 @@ class Answer(NamedTuple):
     content_type: bytes = JSON
 
 
+# Both clocks may be read up to a millisecond early or late (uvloop's has no smaller unit), and a proxy's is not ours.
+_CLOCKS_SECONDS = 0.005
+
+
+def is_late(deadline: float | None) -> bool:
+    """Tell whether a deadline, by the loop's clock, has come."""
+    return deadline is not None and asyncio.get_running_loop().time() >= deadline - _CLOCKS_SECONDS
+
+
 def refusal(status: int, message: str, *headers: Header) -> Answer:
     """Answer an error."""
     return Answer(status, error_body(message), message, headers)

@@ -15,7 +15,7 @@ from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.services.call import Call
-from pilotage_runtime.services.exchange import Answer, Exchange, refusal
+from pilotage_runtime.services.exchange import Answer, Exchange, is_late, refusal
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.payload_log import PayloadLog
 from pilotage_runtime.services.tracing import Tracing
@@ -131,18 +131,23 @@ class InferHandler:
             )
 
     def abandoned(self, call: Call) -> None:
-        """Count and log a request whose caller left; one that was never whole is nobody's failure."""
+        """Count and log a request whose caller left; one that was never whole is nobody's failure.
+
+        A caller that leaves when its time is up, as a proxy does, has waited in vain: that is the model's failure.
+        """
         seconds = time.perf_counter() - call.started
+        late = call.entry is not None and is_late(call.entry.deadline)
+        status = 504 if late else _CLIENT_CLOSED
         if call.engine is not None:
             call.engine.holders -= 1
         self.held.release(call)
         if call.begun and not call.pinned:
-            call.slot.leave(_CLIENT_CLOSED, seconds)
+            call.slot.leave(status, seconds)
         else:
             call.slot.abandon()
         when = "before it was answered" if call.begun else "before its request was whole"
         self._access_log.write(
-            call.request_id, "POST", call.path, _CLIENT_CLOSED, seconds, error=f"the caller left {when}"
+            call.request_id, "POST", call.path, status, seconds, error=f"the caller left {when}"
         )
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
