@@ -151,7 +151,7 @@ class Batcher:
         self._closed = Refused("the model was unloaded", 503)
         self._max_entries = 0
         while self._queue:
-            self._refuse(self._queue.popleft(), self._closed)
+            self._fail(self._queue.popleft(), self._closed)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _flush(self) -> None:
@@ -208,7 +208,7 @@ class Batcher:
         except RuntimeError:  # closed between two runs of one batch
             self._free += 1
             for entry in batch:
-                self._refuse(entry, self._closed or Refused("this server is stopping", 503))
+                self._fail(entry, self._closed or Refused("this server is stopping", 503))
         else:
             running.add_done_callback(done)
 
@@ -250,8 +250,7 @@ class Batcher:
             if len(batch) > 1:
                 self._alone(batch)
             elif not batch[0].ended:
-                self._settle(batch[0])
-                batch[0].failed(outcome)
+                self._fail(batch[0], outcome)
             return
         specs, values = outcome
         try:
@@ -271,13 +270,17 @@ class Batcher:
     def _deliver(self, entry: Entry, specs: list[TensorSpec], values: list[np.ndarray]) -> None:
         if entry.ended:
             return
-        self._settle(entry)
         assert self._loop is not None
         # A run in the loop's own thread holds the timer back with everything else.
         if entry.deadline is not None and self._loop.time() > entry.deadline:
-            entry.failed(TooLateError())
-        else:
+            self._fail(entry, TooLateError())
+            return
+        self._settle(entry)
+        try:
             entry.succeeded(specs, values)
+        except Exception:
+            # Those beside it are owed their answers all the same.
+            logger.exception("an answer could not be given")
 
     def _alone(self, batch: list[Entry]) -> None:
         """Run each entry of a failed batch by itself, once, so that the bad one fails alone."""
@@ -292,7 +295,7 @@ class Batcher:
     def _expire(self, entry: Entry) -> None:
         if not entry.ended:
             self._end(entry)
-            entry.failed(TooLateError())
+            self._fail(entry, TooLateError())
 
     def _end(self, entry: Entry) -> None:
         if entry.queued:
@@ -300,9 +303,12 @@ class Batcher:
             self._rows -= entry.rows
         self._settle(entry)
 
-    def _refuse(self, entry: Entry, refused: Refused) -> None:
+    def _fail(self, entry: Entry, error: Exception) -> None:
         self._settle(entry)
-        entry.failed(refused)
+        try:
+            entry.failed(error)
+        except Exception:
+            logger.exception("a failure could not be told")
 
     @staticmethod
     def _settle(entry: Entry) -> None:

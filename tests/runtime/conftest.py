@@ -1,5 +1,6 @@
 """Real models, a real server in a process of its own, a real client."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from demo.models import build
 
@@ -162,3 +164,8 @@ def serve_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     servers = Servers(tmp_path_factory.mktemp("servers"))
     yield servers
     servers.end()
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that serves: it closes, times and refuses otherwise than Python's own."""
+    return {"uvloop": uvloop.new_event_loop}

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pilotage_runtime import formats, warmup
+from pilotage_runtime import batchable, formats, warmup
 from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine, Limits
 from pilotage_runtime.errors import BusyError, ModelFailedError, TooLateError
@@ -20,7 +20,7 @@ from pilotage_runtime.failure import Stage
 from pilotage_runtime.loaders import by_format
 from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.telemetry import Sheet
-from tests.runtime.scripted import Scripted, contract, double, engine
+from tests.runtime.scripted import Scripted, Unheard, contract, double, engine
 
 
 def x(*values: float) -> dict[str, np.ndarray]:
@@ -106,6 +106,30 @@ async def test_only_requests_with_equal_outputs_parameters_and_other_dimensions_
     assert made.key(narrow, (), b'{"beams":2}') != made.key(narrow, (), None)
     await infer_all(made, narrow, wide, narrow, wide)
     assert [(len(run), len(run[0])) for run in runs(made)] == [(2, 2), (2, 3)]  # pyright: ignore[reportArgumentType]
+
+
+async def test_an_answer_that_cannot_be_given_harms_none_beside_it() -> None:
+    class Broken(Unheard):
+        def succeeded(self, specs: Sequence[TensorSpec], values: Sequence[Any]) -> None:
+            raise RuntimeError("its connection is closed")
+
+        def failed(self, error: Exception) -> None:
+            raise RuntimeError("its connection is closed")
+
+    for failing in (double, never):
+        made = short(engine(failing), seconds=1)  # in a thread
+        broken = Broken(1)
+        broken.inputs, broken.key = x(1), made.key(x(1), (), None)
+        made.submit(broken)
+        (answer,) = await infer_all(made, x(2))
+        assert answer == [4] if failing is double else isinstance(answer, ModelFailedError)
+        # What comes behind it is served too.
+        assert len(await infer_all(made, x(3))) == 1
+        assert not made.busy
+
+
+def never(inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    raise ValueError("no")
 
 
 async def test_one_bad_request_fails_alone_and_its_batch_runs_again_once() -> None:
@@ -290,6 +314,16 @@ def test_a_graph_for_one_row_or_with_one_answer_is_not_batched(tmp_path: Path) -
 def test_batching_can_be_switched_off(tmp_path: Path) -> None:
     made = warmed(saved(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])]), max_batch_rows=1)
     assert made.unbatched == "switched off: at most 1 row may share a run"
+
+
+def test_a_sample_whose_inputs_differ_in_length_shows_that_these_are_no_rows() -> None:
+    described = Contract(
+        inputs=(TensorSpec("x", "FP32", (-1,)), TensorSpec("scale", "FP32", (-1,))),
+        outputs=(TensorSpec("y", "FP32", (-1,)),),
+    )
+    made = engine(lambda inputs, _: [inputs["x"] * inputs["scale"]], described)
+    reason = batchable.why_not(made, {"x": np.ones(2, np.float32), "scale": np.ones(1, np.float32)})
+    assert reason == "the sample's inputs differ in their first dimension: it is no number of rows"
 
 
 def test_a_model_that_cannot_be_shown_to_keep_rows_apart_is_not_batched() -> None:

@@ -100,6 +100,70 @@ async def test_a_caller_that_leaves_takes_its_request_out_of_the_queue(gate: thr
         assert (world.count(499), world.count(200)) == (1, 2)
 
 
+@pytest.mark.parametrize("behind", ["/v2/models/m/infer", "/health"])
+async def test_a_connection_that_is_lost_takes_all_of_its_requests_along(
+    gate: threading.Event, behind: str
+) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        first, leaving, third = [await world.caller() for _ in range(3)]
+        first.send(body(1))
+        await until(lambda: world.model.runs)
+        leaving.send(body(2))
+        leaving.send(body(3), behind)
+        await until(lambda: world.engine.waiting == 1)
+        await until(lambda: any(map(pipelined, world.state.connections)))
+        third.send(body(4))
+        await until(lambda: world.engine.waiting == 2)
+        for connected in filter(pipelined, world.state.connections):
+            connected.transport.abort()  # nothing is read behind a second request: only a failed write tells
+        await until(lambda: world.engine.waiting == 1)
+        gate.set()
+        assert [(await caller.answer()).status for caller in (first, third)] == [200, 200]
+        assert world.model.runs == [[1], [4]]
+        await until(lambda: world.in_flight == 0)
+        assert (world.count(499), world.count(200), world.engine.holders) == (1, 2, 0)
+
+
+def pipelined(connected: Any) -> bool:
+    return bool(connected.pipeline)
+
+
+@pytest.mark.parametrize(("waits", "status"), [("60", 504), ("10000", 499)])
+async def test_a_caller_that_leaves_when_its_time_is_up_has_waited_in_vain(
+    gate: threading.Event, waits: str, status: int
+) -> None:
+    def wait(inputs: Any, outputs: Any) -> list[Any]:
+        gate.wait()
+        return double(inputs, outputs)
+
+    async with serving(wait) as world:
+        caller = await world.caller()
+        begun = asyncio.get_running_loop().time()
+        caller.send(body(1), x_envoy_expected_rq_timeout_ms=waits)
+        await until(lambda: world.model.runs)
+        # As a proxy does, whose clock began a little earlier.
+        await asyncio.sleep(max(0, begun + 0.057 - asyncio.get_running_loop().time()))
+        caller.writer.transport.abort()
+        await until(lambda: world.in_flight == 0)
+        assert world.count(status) == 1
+        gate.set()
+
+
+async def test_a_connection_of_http_1_0_ends_behind_its_answer() -> None:
+    async with serving() as world:
+        caller = await world.caller()
+        asked = body(1)
+        head = f"POST /v2/models/m/infer HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: {len(asked)}\r\n\r\n"
+        caller.writer.write(head.encode() + asked)
+        answer = await caller.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await caller.reader.read() == b""
+
+
 async def test_a_caller_that_leaves_before_its_request_is_whole_is_counted_as_no_answer() -> None:
     async with serving() as world:
         caller = await world.caller()

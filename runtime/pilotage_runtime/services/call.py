@@ -56,6 +56,7 @@ class Call(Exchange):
     def take_turn(self) -> None:
         """The requests before this one are answered: it may be."""
         self.turn = True
+        self.connection.serving = self
         if self.early is not None:
             self.answer(self.early)
             return

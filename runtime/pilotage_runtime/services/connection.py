@@ -55,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._unread_bytes = 0
         self._held = False
         self._farewell: Farewell | None = None
+        self.serving: Any = None  # the cycle whose turn it is: `cycle` is the last one that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -79,15 +80,17 @@ class Connection(HttpToolsProtocol):
         if self._farewell is not None:
             self._farewell.end()
         self._inference.held.sent(self)
-        pending: list[Any] = [self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        pending: list[Any] = [self.serving, self.cycle, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
-        for call in dict.fromkeys(pending):
-            if type(call) is Call and not call.response_complete:
-                call.gone()
+        for cycle in dict.fromkeys(pending):
+            if type(cycle) is not Call:
+                _disconnect(cycle)
+            elif not cycle.response_complete:
+                cycle.gone()
         if type(self.cycle) is Call:
             self.cycle: Any = None
         super().connection_lost(exc)
-        self.cycle = None  # it knows this connection: neither would go without the collector
+        self.cycle = self.serving = None  # they know this connection: none would go without the collector
 
     def data_received(self, data: bytes) -> None:
         if self._farewell is not None:
@@ -182,6 +185,8 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             cycle: Any = self.cycle
             cycle.transport = Exit(self.transport, self._part)
+            if not self.pipeline or self.pipeline[0][0] is not cycle:
+                self.serving = cycle
             return
         before: Any = self.cycle
         call = self.cycle = Call(
@@ -189,7 +194,8 @@ class Connection(HttpToolsProtocol):
             self._inference,
             path,
             headers,
-            keep_alive=parser.should_keep_alive(),
+            # As uvicorn, which does not keep a connection of HTTP/1.0: its caller waits to be told, or for the end.
+            keep_alive=parser.should_keep_alive() and parser.get_http_version() != "1.0",
             expects_continue=self.expect_100_continue,
         )
         if before is None or (before.response_complete and not self.pipeline):
@@ -222,7 +228,7 @@ class Connection(HttpToolsProtocol):
 
     def send(self, call: Call, answer: Answer) -> None:
         """Write an answer, and go on to the next request."""
-        if self._farewell is not None:
+        if self._ending():
             call.response_complete = True
             return
         body = answer.body
@@ -296,10 +302,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer, whatever was asked, and close."""
         self._tell(status, message)
-        cycle: Any = self.cycle
-        if cycle is not None and type(cycle) is not Call:
-            cycle.disconnected = True  # what uvicorn would still write comes too late
-            cycle.message_event.set()
+        for cycle in (self.serving, self.cycle):
+            if type(cycle) is not Call:
+                _disconnect(cycle)  # what uvicorn would still write comes too late
         self._read_on()
 
     def _part(self) -> None:
@@ -355,6 +360,7 @@ class Connection(HttpToolsProtocol):
         if type(cycle) is Call:
             cycle.take_turn()
         else:
+            self.serving = cycle
             self._start_asgi_task(cycle, app)
 
     def _close_if_idle(self) -> None:
@@ -384,3 +390,10 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _disconnect(cycle: Any) -> None:
+    """Tell a cycle of uvicorn's, if there is one, that its caller is gone."""
+    if cycle is not None:
+        cycle.disconnected = True
+        cycle.message_event.set()
