@@ -4,7 +4,6 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pilotage_runtime import contract as contracts
 from pilotage_runtime import cpu, formats, memory, sealed
@@ -45,7 +44,7 @@ def load(location: Location, settings: ServeSettings, slot: Slot, trials: Trials
         Stage.LOAD,
         settings.model_format,
         trusted=settings.trusted,
-        held=_opened(location.root, settings),
+        opened=lambda path: sealed.open_if_sealed(path, settings.decryption_keys_dir),
     )
     model = by_format.load(
         found,
@@ -82,12 +81,6 @@ def load(location: Location, settings: ServeSettings, slot: Slot, trials: Trials
         },
     )
     return engine
-
-
-def _opened(root: Path, settings: ServeSettings) -> bytes | None:
-    """Decrypt a model that lies encrypted, into memory; None where it does not."""
-    path = sealed.find(root)
-    return sealed.open_sealed(path, settings.decryption_keys_dir) if path is not None else None
 
 
 def settle() -> None:

@@ -106,7 +106,7 @@ def _bring_and_place(
         signature.verify(served, trusted)
         logger.info("the signature holds", extra={"digest": marker.digest})
     # What a sealed model is, only serve can tell, which has the keys.
-    if sealed.find(served) is None:
+    if not sealed.envelope(formats.choose(served, Stage.VERIFY, settings.model_format)):
         formats.detect(served, Stage.VERIFY, settings.model_format, trusted=settings.trusted)
     # serve runs as another container of the pod and may have another user.
     served.chmod(0o755)

@@ -1,10 +1,11 @@
 """Which file of a model is to be loaded, and by which loader: told by content and never by name alone."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotage_runtime import content, mlflow
+from pilotage_runtime import content, mlflow, sealed
 from pilotage_runtime.content import FORMATS, RUN_CODE, BrokenContentError, Content, Unserved
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.loaders import onnx_file
@@ -38,19 +39,25 @@ class ModelFile:
         return self.root.parent if self.root.is_file() else self.root
 
 
+def choose(root: Path, stage: Stage, stated: str | None = None) -> Path:
+    """Find the one model file in `root` (a file, or a folder), sealed or not; what else lies there is left alone."""
+    return root if root.is_file() else _candidate(root, stage, stated)
+
+
 def detect(
     root: Path,
     stage: Stage,
     stated: str | None = None,
     *,
     trusted: bool = False,
-    held: bytes | None = None,
+    opened: Callable[[Path], bytes | None] = lambda _: None,
 ) -> ModelFile:
-    """Find the one model file in `root` (a file, or a folder); refuse what is not served, and say why.
+    """Tell what the model file in `root` is; refuse what is not served, and say why.
 
-    `held` are the bytes of the model where its file is encrypted.
+    `opened` gives the bytes of a file that is encrypted, and None of one that is not.
     """
-    path = root if root.is_file() else _candidate(root, stage, stated)
+    path = choose(root, stage, stated)
+    held = opened(path)
     is_class = path.name == CLASS_FILE and (path != root or stated == "Python")
     found = "Python" if is_class else _format(path, held, stage, stated)
     if stated is not None and stated != found and (stated, found) != ("Joblib", "Pickle"):
@@ -141,7 +148,10 @@ def _class_file(folder: Path, stage: Stage, stated: str | None) -> Path:
 
 def _is_model(path: Path, stated: str | None) -> bool:
     try:
-        found = content.recognise(Content(path))
+        inside = Content(path)
+        if sealed.is_sealed(inside.head):  # of which format, only its key tells
+            return True
+        found = content.recognise(inside)
     except (BrokenContentError, OSError):
         return False
     return found in FORMATS and (stated is None or found == stated)

@@ -49,32 +49,24 @@ def is_sealed(head: bytes) -> str | None:
     return _JWE if _JWE_HEAD.match(head) else None
 
 
-def find(root: Path) -> Path | None:
-    """Find the sealed file of a model, which is a file, or a folder with the file at its top."""
-    for path in [root] if root.is_file() else sorted(root.iterdir()):
-        if path.is_file():
-            with path.open("rb") as file:
-                if is_sealed(file.read(HEAD_BYTES)):
-                    return path
-    return None
+def envelope(path: Path) -> str | None:
+    """Name the envelope of a sealed file; None where it is not sealed."""
+    with path.open("rb") as file:
+        return is_sealed(file.read(HEAD_BYTES))
 
 
 def open_if_sealed(path: Path, keys_dir: Path) -> bytes | None:
     """Give what a sealed file holds; None where it is not sealed."""
-    with path.open("rb") as file:
-        return open_sealed(path, keys_dir) if is_sealed(file.read(HEAD_BYTES)) else None
+    return open_sealed(path, keys_dir) if envelope(path) else None
 
 
 def open_sealed(path: Path, keys_dir: Path) -> bytes:
     """Open a sealed file with one of the keys; raise StartFailure where none does, or where it is damaged."""
-    with path.open("rb") as file:
-        envelope = is_sealed(file.read(HEAD_BYTES))
+    kind = envelope(path)
     keys = _keys(keys_dir)
     if not keys:
-        raise _no_key(
-            path, f"is sealed ({envelope}), and there is no key for it: name a Secret that holds one"
-        )
-    return _open_age(path, keys) if envelope == _AGE else _open_jwe(path, keys)
+        raise _no_key(path, f"is sealed ({kind}), and there is no key for it: name a Secret that holds one")
+    return _open_age(path, keys) if kind == _AGE else _open_jwe(path, keys)
 
 
 def seal(source: Path, target: Path, key: bytes, name: str | None = None) -> None:

@@ -119,7 +119,7 @@ def test_a_pickle_in_memory_is_vouched_for_by_its_encrypted_file(tmp_path: Path)
     path = dump(tmp_path / "model", "pickle")
     held = path.read_bytes()
     path.write_bytes(b"encrypted")
-    found = detect(path, Stage.LOAD, trusted=True, held=held)
+    found = detect(path, Stage.LOAD, trusted=True, opened=lambda _: held)
     model = by_format.load(found, LoadOptions(threads=1, trusted=True, digest=of(path)))
     assert model.run({"X": ROWS}, ["label"])[0].tolist() == TRAINED.predict(ROWS).tolist()
 

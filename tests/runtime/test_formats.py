@@ -1,5 +1,6 @@
 """What a model file is, told by its content."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pilotage_runtime import sealed
 from pilotage_runtime.failure import Stage, StartFailure
-from pilotage_runtime.formats import detect
+from pilotage_runtime.formats import choose, detect
 from pilotage_runtime.loaders import by_format
 from pilotage_runtime.loaders.base import LoadOptions
 
@@ -88,6 +90,24 @@ def test_a_folder_must_hold_one_model(tmp_path: Path, models: Path) -> None:
         (tmp_path / name).write_bytes((models / "iris" / "1" / "model.onnx").read_bytes())
     assert refusal(tmp_path)[1].endswith("but holds a.onnx, b.onnx")
     assert refusal(tmp_path / "nowhere")[0] == "UnknownFormat"
+
+
+def test_of_a_sealed_model_what_lies_beside_it_is_left_alone(tmp_path: Path, models: Path) -> None:
+    sealed.seal(models / "iris" / "1" / "model.onnx", tmp_path / "model.jwe", bytes(32))
+    (tmp_path / "README.md").write_text("# Iris\n")
+    (tmp_path / "contract.json").write_text("{}")
+    (tmp_path / "below").mkdir()
+    for stated in (None, "ONNX"):
+        assert choose(tmp_path, Stage.LOAD, stated) == tmp_path / "model.jwe"
+
+
+@pytest.mark.parametrize(("sealed_name", "plain_name"), [("a.jwe", "b"), ("a.onnx", "b.onnx")])
+def test_a_sealed_file_may_be_the_model_as_much_as_a_plain_one(
+    tmp_path: Path, models: Path, sealed_name: str, plain_name: str
+) -> None:
+    sealed.seal(models / "fraud" / "1" / "model.onnx", tmp_path / sealed_name, bytes(32))
+    shutil.copy(models / "iris" / "1" / "model.onnx", tmp_path / plain_name)
+    assert refusal(tmp_path)[1].endswith(f"but holds {sealed_name}, {plain_name}")
 
 
 @pytest.mark.parametrize("location", ["/etc/hostname", "../secret", "sub/../../secret"])

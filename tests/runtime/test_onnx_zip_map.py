@@ -92,6 +92,6 @@ def test_damaged_bytes_are_refused_and_never_crash(converted: bytes) -> None:
 
 def test_a_model_in_memory_needs_no_file(converted: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx.enc").write_bytes(b"unreadable")
-    file = detect(tmp_path / "model.onnx.enc", Stage.LOAD, held=converted)
+    file = detect(tmp_path / "model.onnx.enc", Stage.LOAD, opened=lambda _: converted)
     assert file.format == "ONNX"
     assert len(by_format.load(file, OPTIONS).run({"X": ROWS}, ["output_probability"])[0]) == len(ROWS)

@@ -172,13 +172,3 @@ def test_what_is_not_sealed_is_left_alone(tmp_path: Path, keys: Path, models: Pa
         assert sealed.open_if_sealed(path, keys) is None
     (tmp_path / "token").write_bytes(b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln")
     assert sealed.open_if_sealed(tmp_path / "token", keys) is None
-
-
-def test_the_sealed_file_of_a_model_is_found(tmp_path: Path, models: Path) -> None:
-    (tmp_path / "model").mkdir()
-    sealed_file(tmp_path, b"a model").rename(tmp_path / "model" / "model.onnx")
-    (tmp_path / "model" / "contract.json").write_text("{}")
-    (tmp_path / "model" / "below").mkdir()
-    assert sealed.find(tmp_path / "model") == tmp_path / "model" / "model.onnx"
-    assert sealed.find(tmp_path / "model" / "model.onnx") == tmp_path / "model" / "model.onnx"
-    assert sealed.find(models / "fraud" / "1") is None

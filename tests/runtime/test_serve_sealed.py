@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,8 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 root, keys = map(Path, sys.argv[1:])
-held = sealed.open_sealed(sealed.find(root), keys)
-model = by_format.load(formats.detect(root, Stage.LOAD, held=held), LoadOptions(threads=1))
+found = formats.detect(root, Stage.LOAD, opened=lambda path: sealed.open_if_sealed(path, keys))
+model = by_format.load(found, LoadOptions(threads=1))
 assert model.contract().inputs
 """
 
@@ -86,3 +87,13 @@ def test_without_the_key_it_says_what_is_missing(models: Path, tmp_path: Path, s
     )
     assert server.wait_exit() != 0
     assert "is sealed (JWE), and there is no key for it" in json.loads(message.read_text())["message"]
+
+
+def test_a_plain_model_is_served_without_a_key_though_a_sealed_file_lies_beside_it(
+    models: Path, tmp_path: Path, serve: Servers
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models / "iris" / "1", folder)
+    sealed.seal(models / "fraud" / "1" / "model.onnx", folder / "earlier.jwe", KEY)
+    server = serve(folder, "iris", decryption_keys_dir=tmp_path / "none")
+    assert server.infer(request()).json()["outputs"][0]["data"] == [0]

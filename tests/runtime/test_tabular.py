@@ -377,7 +377,7 @@ class TestEveryFormat:
         path = next(path for path in tmp_path.iterdir())
         before, held = loaded(tmp_path).contract(), path.read_bytes()
         path.write_bytes(b"encrypted")
-        assert loaded(path, held=held).contract() == before
+        assert loaded(path, opened=lambda _: held).contract() == before
 
     def test_a_missing_library_names_the_extra_that_brings_it(
         self, write: Any, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -192,7 +192,7 @@ def test_a_model_in_memory_needs_no_file(kind: str, request: pytest.FixtureReque
     path = next(folder.glob("model.*"))
     before, held = answer(loaded(folder)), path.read_bytes()
     path.write_bytes(b"encrypted")
-    assert answer(loaded(path, held=held)).tolist() == before.tolist()
+    assert answer(loaded(path, opened=lambda _: held)).tolist() == before.tolist()
 
 
 def test_torchscript_without_a_contract_shows_one_to_write(script: Path) -> None:
