@@ -54,7 +54,7 @@ class Flags:
         for setting, flag in self._flags.items():
             group = groups[flag.kind]
             default = self._defaults.get(setting, flag.field.default)
-            shown = "" if flag.field.is_required() or default in (None, "") else f"; default {default}"
+            shown = "" if flag.field.is_required() or default in (None, "", []) else f"; default {default}"
             explained = f"{flag.field.description}{shown} [{flag.variable}]".replace("%", "%%")
             destination = _destination(setting)
             if flag.field.annotation is bool:

@@ -1,10 +1,11 @@
 """Settings from the environment; the descriptions are what `--help` prints."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pilotage_runtime.content import Format
 from pilotage_runtime.placement import Device, Precision
@@ -14,6 +15,21 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # One part of a path, and nothing that a URL would escape.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"names separated by commas or a JSON list are expected: {error}") from None
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+# As a person writes it, and as the operator does, which has it as JSON.
+Names = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
 
 
 HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+[^\s]*$")]
@@ -141,9 +157,10 @@ class ServeSettings(_Common):
         default="float32",
         description="of the computation, where a format lets it be chosen: TorchScript and TorchExport",
     )
-    trusted_types: list[str] = Field(
+    trusted_types: Names = Field(
         default=[],
-        description="MODULE.NAME of types that a skops file may hold beside those that skops trusts",
+        description="MODULE.NAME of types that a skops file may hold beside those that skops trusts, separated by commas "
+        "or as a JSON list",
     )
     drain_seconds: float = Field(
         default=15, ge=0, description="after SIGTERM: not ready, but still accepting"

@@ -85,6 +85,16 @@ def test_why_requests_do_not_share_a_run_is_told(terminal: Terminal, models: Pat
     assert "batching off: switched off: at most 1 row may share a run" in told.stdout
 
 
+def test_trusted_types_are_given_as_the_help_says(terminal: Terminal, models: Path) -> None:
+    told = terminal.run("inspect", models / "iris", "--trusted-types", "sklearn.tree._tree.Tree")
+    assert told.returncode == 0, told.stderr
+    refused = terminal.run("inspect", models / "iris", "--trusted-types", "[")
+    assert refused.returncode == 2
+    assert (
+        "--trusted-types (PILOTAGE_TRUSTED_TYPES): Value error, names separated by commas" in refused.stderr
+    )
+
+
 def test_a_model_that_cannot_be_served_is_refused_as_the_runtime_does(
     terminal: Terminal, models: Path
 ) -> None:
