@@ -196,6 +196,15 @@ class ServeSettings(_Common):
     )
     metrics_port: int = Field(default=9090, ge=0, le=65535, description="/metrics for Prometheus")
 
+    @field_validator("grpc_port", "metrics_port")
+    @classmethod
+    def _own_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # The system would let two sockets of one process have it, and the first to listen answer for both.
+        for other in ("http_port", "grpc_port"):
+            if value and other != info.field_name and value == info.data.get(other):
+                raise ValueError(f"{value} is the {other} already")
+        return value
+
     @field_validator("payload_log_file")
     @classmethod
     def _one_sink(cls, value: Path | None, info: ValidationInfo) -> Path | None:

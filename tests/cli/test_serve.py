@@ -200,6 +200,11 @@ def test_a_port_that_is_taken_names_the_flag_and_who_has_it(terminal: Terminal, 
         ),
         (["{iris}", "--name", "a/b"], 2, "--name (PILOTAGE_MODEL_NAME): String should match pattern"),
         (["{iris}", "--host", "192.0.2.1"], 2, "cannot listen on 192.0.2.1 port 8080 (--port, --host)"),
+        (
+            ["{iris}", "--port", "18080", "--metrics-port", "18080"],
+            2,
+            "--metrics-port (PILOTAGE_METRICS_PORT): Value error, 18080 is the http_port already",
+        ),
         (["ftp://host/model.onnx"], 1, "(Download: InvalidURI)"),
     ],
 )

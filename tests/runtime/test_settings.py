@@ -35,6 +35,9 @@ def test_trusted_types_are_names_separated_by_commas_or_a_json_list(
     [
         ({"trusted_types": '["a.B"'}, "PILOTAGE_TRUSTED_TYPES: Value error, names separated by commas or a JSON list"),
         ({"model_dir": "/nowhere"}, "/nowhere does not exist: there is no model to serve"),
+        ({"http_port": 8080, "metrics_port": 8080}, "PILOTAGE_METRICS_PORT: Value error, 8080 is the http_port already"),
+        ({"http_port": 8080, "grpc_port": 8080}, "PILOTAGE_GRPC_PORT: Value error, 8080 is the http_port already"),
+        ({"grpc_port": 9090}, "PILOTAGE_METRICS_PORT: Value error, 9090 is the grpc_port already"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_with_is_told_in_a_sentence(
@@ -53,3 +56,7 @@ def test_what_cannot_be_served_with_is_told_in_a_sentence(
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert sentence in json.loads(message.read_text())["message"]
+
+
+def test_any_free_port_may_be_asked_for_several_times() -> None:
+    assert ServeSettings(http_port=0, grpc_port=0, metrics_port=0).metrics_port == 0
