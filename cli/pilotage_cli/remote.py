@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
+from pilotage_cli.errors import CommandError
 from pilotage_cli.flags import Flags, variable
 from pilotage_runtime.fetch import fetch
 from pilotage_runtime.fetched import MARKER, Marker, read_marker
@@ -33,7 +34,6 @@ _LOOK_SECONDS = 0.1
 def fetched(uri: str, flags: Flags, console: Console, *, refresh: bool) -> Path:
     """Bring a model here, or take what an earlier call brought; raise StartFailure otherwise."""
     folder = _cache() / hashlib.sha256(uri.encode()).hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ[variable(FetchSettings, "model_uri")] = uri
     os.environ[variable(FetchSettings, "model_dir")] = str(folder)
     with _alone(folder), _credentials():
@@ -85,7 +85,14 @@ def _written(folder: Path) -> int:
 @contextmanager
 def _alone(folder: Path) -> Generator[None]:
     """Let one process at a time write there: another would take the first one's half for leftovers."""
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder.parent / f"{folder.name}.lock").open("w")
+    except OSError as error:
+        raise CommandError(
+            f"the cache {folder.parent} cannot be written: {error.strerror}; name another in XDG_CACHE_HOME"
+        ) from None
+    with file as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -127,16 +127,16 @@ def _take_ports(settings: ServeSettings) -> None:
         port = getattr(settings, setting)
         if port is None:
             continue
-        if port == 0:
-            os.environ[variable(ServeSettings, setting)] = str(free_port(settings.host))
-            continue
-        with socket.socket(family(settings.host), socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            if port == 0:
+                os.environ[variable(ServeSettings, setting)] = str(free_port(settings.host))
+                continue
+            with socket.socket(family(settings.host), socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((settings.host, port))
                 probe.listen()
-            except OSError as error:
-                raise _cannot_listen(settings.host, setting, port, error) from None
+        except OSError as error:
+            raise _cannot_listen(settings.host, setting, port, error) from None
 
 
 def _cannot_listen(host: str, setting: str, port: int, error: OSError) -> CommandError:

@@ -25,10 +25,10 @@ class Target(NamedTuple):
 
 def parse(text: str) -> Target:
     """Tell what `text` points at; a path that is not there is refused before anything starts."""
-    path = Path(text).expanduser()
+    path = _expanded(text)
     if not path.exists():
         if _URI.match(text):
-            return Target(text, None, _name(unquote(urlsplit(text).path).split("/")))
+            return Target(text, None, _name(unquote(_uri_path(text)).split("/")))
         beside = (
             sorted(found.name for found in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
         )
@@ -39,6 +39,23 @@ def parse(text: str) -> Target:
         )
     parts = list(path.parts) if path.is_file() else list(path.resolve().parts)
     return Target(text, path, _name(parts))
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~NOBODY
+        return Path(text)
+
+
+def _uri_path(text: str) -> str:
+    try:
+        return urlsplit(text).path
+    except ValueError as error:
+        raise CommandError(
+            f"{text} is no URI: {error}; name a model file, a folder, or a URI such as s3://BUCKET/KEY",
+            EXIT_USAGE,
+        ) from None
 
 
 def _name(parts: list[str]) -> str:

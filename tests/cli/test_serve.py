@@ -192,6 +192,7 @@ def test_a_port_that_is_taken_names_the_flag_and_who_has_it(terminal: Terminal, 
     ("arguments", "status", "sentence"),
     [
         (["nowhere.onnx"], 2, "nowhere.onnx does not exist; name a model file, a folder, or a URI"),
+        (["~nobody-here/m"], 2, "~nobody-here/m does not exist; name a model file"),
         (["{iris}", "--wrokers", "2"], 2, "unrecognized arguments: --wrokers 2"),
         (
             ["{iris}", "--workers", "99"],
@@ -205,6 +206,12 @@ def test_a_port_that_is_taken_names_the_flag_and_who_has_it(terminal: Terminal, 
             2,
             "--metrics-port (PILOTAGE_METRICS_PORT): Value error, 18080 is the http_port already",
         ),
+        (
+            ["{iris}", "--host", "192.0.2.1", "--port", "0"],
+            2,
+            "cannot listen on 192.0.2.1 port 0 (--port, --host)",
+        ),
+        (["https://[host/model.onnx"], 2, "https://[host/model.onnx is no URI: Invalid IPv6 URL"),
         (["ftp://host/model.onnx"], 1, "(Download: InvalidURI)"),
     ],
 )
@@ -215,6 +222,16 @@ def test_what_cannot_be_served_is_refused_before_anything_loads(
     refused = terminal.run("serve", *given)
     assert refused.returncode == status
     assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect"])
+def test_a_cache_that_cannot_be_written_is_named(terminal: Terminal, command: str) -> None:
+    (terminal.home / "cache").touch()
+    refused = terminal.run(command, "https://host/model.onnx")
+    assert refused.returncode == 1
+    assert f"the cache {terminal.home}/cache/pilotage/models" in refused.stderr
+    assert "name another in XDG_CACHE_HOME" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
