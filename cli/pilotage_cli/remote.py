@@ -7,11 +7,14 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
@@ -22,12 +25,16 @@ from pilotage_runtime.fetch import fetch
 from pilotage_runtime.fetched import MARKER, Marker, read_marker
 from pilotage_runtime.settings import FetchSettings
 
-# What the stores' own tools read from the environment; a pod has them as files of a Secret.
-_CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION",
-    "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_CONNECTION_STRING", "HF_TOKEN",
-)  # fmt: skip
+# What the stores' own tools read from the environment, by scheme; a pod has them as files of a Secret.
+_S3_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+_CREDENTIALS = {
+    "s3": (*_S3_KEYS, "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"),
+    "az": (
+        "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_CONNECTION_STRING",
+    ),
+    "hf": ("HF_TOKEN",),
+}  # fmt: skip
 _LOOK_SECONDS = 0.1
 
 
@@ -36,7 +43,7 @@ def fetched(uri: str, flags: Flags, console: Console, *, refresh: bool) -> Path:
     folder = _cache() / hashlib.sha256(uri.encode()).hexdigest()[:24]
     os.environ[variable(FetchSettings, "model_uri")] = uri
     os.environ[variable(FetchSettings, "model_dir")] = str(folder)
-    with _alone(folder), _credentials():
+    with _alone(folder), _unwinding(), credentials(uri):
         if refresh:
             (folder / MARKER).unlink(missing_ok=True)
         known = read_marker(folder)
@@ -98,11 +105,32 @@ def _alone(folder: Path) -> Generator[None]:
 
 
 @contextmanager
-def _credentials() -> Generator[None]:
-    """Lay the environment's keys where fetch reads them, for as long as it runs, unless files were named."""
+def _unwinding() -> Generator[None]:
+    """Let a signal end what runs by an exception: killed at once, it would leave the keys' files behind."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    ours = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def credentials(uri: str) -> Generator[None]:
+    """Lay the environment's keys for the store where fetch reads them, as long as it runs, unless files were named."""
     name = variable(FetchSettings, "credentials_dir")
-    found = {key: os.environ[key] for key in _CREDENTIALS if os.environ.get(key)}
-    if os.environ.get(name) or not found:
+    scheme = urlsplit(uri).scheme
+    found = {key: os.environ[key] for key in _CREDENTIALS.get(scheme, ()) if os.environ.get(key)}
+    # An endpoint or a region without keys would be an incomplete Secret; the driver finds them in the environment itself.
+    if os.environ.get(name) or not found or (scheme == "s3" and not found.keys() & _S3_KEYS):
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="pilotage-keys-"))  # nobody else may look into it

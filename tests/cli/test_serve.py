@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pilotage_cli import remote
 from pilotage_runtime.settings import FetchSettings, ServeSettings
 from tests.cli.conftest import Terminal, paste
 from tests.runtime.browser import browser
@@ -172,6 +175,57 @@ def test_a_model_from_s3_is_fetched_once(terminal: Terminal, s3: tuple[Path, int
     assert refused.returncode == 1
     assert "(Verify: DigestMismatch)" in refused.stderr
     assert not list(terminal.home.glob("pilotage-keys-*"))
+
+
+def test_without_keys_a_bucket_is_asked_for_what_anybody_may_read(
+    terminal: Terminal, s3: tuple[Path, int]
+) -> None:
+    place = {"AWS_ENDPOINT_URL": f"http://localhost:{s3[1]}", "AWS_REGION": "us-east-1"}
+    refused = terminal.run("serve", "s3://models/fraud/1", "--port", "0", **place)
+    assert refused.returncode == 75
+    assert "the bucket models is not public" in refused.stderr
+    half = terminal.run("serve", "s3://models/fraud/1", "--port", "0", AWS_ACCESS_KEY_ID="pilotage", **place)
+    assert "lacks AWS_SECRET_ACCESS_KEY" in half.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("s3://models/fraud", {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"}),
+        ("hf://acme/fraud", {"HF_TOKEN"}),
+        ("gs://models/fraud", None),
+        ("https://example.com/model.onnx", None),
+    ],
+)
+def test_a_store_is_given_its_own_keys_only(
+    monkeypatch: pytest.MonkeyPatch, uri: str, kept: set[str] | None
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "HF_TOKEN"):
+        monkeypatch.setenv(name, name.lower())
+    monkeypatch.delenv("PILOTAGE_CREDENTIALS_DIR", raising=False)
+    with remote.credentials(uri):
+        folder = os.environ.get("PILOTAGE_CREDENTIALS_DIR")
+        found = None if folder is None else {path.name for path in Path(folder).iterdir()}
+    assert found == kept
+    assert "PILOTAGE_CREDENTIALS_DIR" not in os.environ
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_fetch_that_is_ended_leaves_no_key_behind(terminal: Terminal, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        keys = {
+            "AWS_ACCESS_KEY_ID": "pilotage",
+            "AWS_SECRET_ACCESS_KEY": "pilotage-secret",
+            "AWS_ENDPOINT_URL": f"http://localhost:{silent.getsockname()[1]}",
+        }
+        running = terminal.start("serve", "s3://models/fraud/1", "--port", "0", **keys)
+        silent.accept()[0].close()  # asked, so the keys lie there
+        silent.accept()
+        assert list(terminal.home.glob("pilotage-keys-*"))
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 128 + number
+    assert not list(terminal.home.glob("pilotage-keys-*"))
+    assert "Traceback" not in running.text
 
 
 def test_a_port_that_is_taken_names_the_flag_and_who_has_it(terminal: Terminal, models: Path) -> None:
