@@ -16,12 +16,12 @@ from pilotage_cli import target as targets
 from pilotage_cli.errors import EXIT_USAGE, CommandError
 from pilotage_cli.flags import Flags, variable
 from pilotage_cli.remote import fetched, size
-from pilotage_runtime import app, catalog, formats
+from pilotage_runtime import app, catalog
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.contract import Contract
 from pilotage_runtime.digest import digest
 from pilotage_runtime.engine import Engine
-from pilotage_runtime.failure import Stage, StartFailure
+from pilotage_runtime.failure import StartFailure
 from pilotage_runtime.fetched import model_root
 from pilotage_runtime.settings import FetchSettings, ServeSettings
 from pilotage_runtime.telemetry import Sheet
@@ -205,8 +205,8 @@ def _print(found: _Found, console: Console) -> None:
 
 
 def _load(location: Location, settings: ServeSettings) -> _Found:
-    file = formats.detect(location.root, Stage.LOAD, settings.model_format)
-    engine = app.load(location, settings, Sheet().slot(1))
+    file = app.detect(location, settings)
+    engine = app.load(location, settings, Sheet().slot(1), found=file)
     root = location.root
     if root.is_file():
         with root.open("rb") as content:

@@ -10,6 +10,7 @@ from pilotage_runtime import cpu, formats, memory, sealed
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.engine import Engine, Limits
 from pilotage_runtime.failure import Stage
+from pilotage_runtime.formats import ModelFile
 from pilotage_runtime.loaders import by_format
 from pilotage_runtime.loaders.base import LoadOptions
 from pilotage_runtime.log import AccessLog
@@ -35,17 +36,28 @@ _OTHER_CALLS = 64
 logger = logging.getLogger(__name__)
 
 
-def load(location: Location, settings: ServeSettings, slot: Slot, trials: Trials | None = None) -> Engine:
-    """Load, warm up and infer once; raise StartFailure otherwise."""
-    started = time.perf_counter()
-    threads = settings.threads or cpu.threads(settings.workers)
-    found = formats.detect(
+def detect(location: Location, settings: ServeSettings) -> ModelFile:
+    """Find what to load, and open it where it is sealed; raise StartFailure where it is not served."""
+    return formats.detect(
         location.root,
         Stage.LOAD,
         settings.model_format,
         trusted=settings.trusted,
         opened=lambda path: sealed.open_if_sealed(path, settings.decryption_keys_dir),
     )
+
+
+def load(
+    location: Location,
+    settings: ServeSettings,
+    slot: Slot,
+    trials: Trials | None = None,
+    found: ModelFile | None = None,
+) -> Engine:
+    """Load, warm up and infer once; raise StartFailure otherwise. `found` is what `detect` gave, where it was asked."""
+    started = time.perf_counter()
+    threads = settings.threads or cpu.threads(settings.workers)
+    found = found or detect(location, settings)
     model = by_format.load(
         found,
         LoadOptions(

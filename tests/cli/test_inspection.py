@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
+from pilotage_runtime import sealed
+from pilotage_runtime.digest import digest
 from tests.cli.conftest import Terminal
+from tests.runtime.test_code import written
 
 
 def test_a_model_is_told_with_its_facts(terminal: Terminal, models: Path) -> None:
@@ -83,6 +87,24 @@ def test_of_many_each_is_told_and_one_can_be_chosen(terminal: Terminal, models: 
 def test_why_requests_do_not_share_a_run_is_told(terminal: Terminal, models: Path) -> None:
     told = terminal.run("inspect", models / "iris", "--max-batch-size", "1")
     assert "batching off: switched off: at most 1 row may share a run" in told.stdout
+
+
+def test_a_python_class_and_a_sealed_model_are_told_like_any_other(
+    terminal: Terminal, models: Path, tmp_path: Path
+) -> None:
+    code, secret, keys = (tmp_path / name for name in ("code", "secret", "keys"))
+    for folder in (code, secret, keys):
+        folder.mkdir()
+    written(code, "class Model:\n    def predict(self, inputs):\n        return {'y': inputs['x']}\n")
+    told = terminal.run("inspect", code, "--trusted", "--digest", digest(code))
+    assert told.returncode == 0, told.stderr
+    assert "  format  Python\n" in told.stdout
+    (keys / "key").write_text(base64.b64encode(bytes(32)).decode())
+    sealed.seal(models / "iris" / "1" / "model.onnx", secret / "model.jwe", bytes(32))
+    told = terminal.run("inspect", secret, "--decryption-keys-dir", keys)
+    assert told.returncode == 0, told.stderr
+    assert "  format  ONNX\n" in told.stdout
+    assert f"  digest  {digest(secret)}\n" in told.stdout
 
 
 def test_trusted_types_are_given_as_the_help_says(terminal: Terminal, models: Path) -> None:
