@@ -1,7 +1,6 @@
 """`pilotage inspect`: what a model takes and gives, found by loading it as the runtime would."""
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from pilotage_cli import banner, serve
+from pilotage_cli import banner, local, serve
 from pilotage_cli import target as targets
 from pilotage_cli.errors import EXIT_USAGE, CommandError
 from pilotage_cli.flags import Flags, variable
@@ -97,14 +96,14 @@ def run(options: argparse.Namespace) -> int:
     # What matters comes back as a failure or is printed below.
     logging.getLogger("pilotage_runtime").setLevel(logging.ERROR)
     try:
-        root = target.path
-        if root is None:
-            root = model_root(
-                fetched(target.text, flags, banner.terminal(stderr=True), refresh=options.refresh)
-            )
+        path = target.path
+        if path is None:
+            path = fetched(target.text, flags, banner.terminal(stderr=True), refresh=options.refresh)
         settings = flags.read(ServeSettings)
         name = settings.model_name if os.environ.get(variable(ServeSettings, "model_name")) else target.name
-        locations = _chosen(catalog.discover(root, name), options.model)
+        locations = _chosen(catalog.discover(model_root(path), name), options.model)
+        if target.path is not None:
+            local.verify(path, locations, settings)
         if options.json:
             return _print_json(locations, settings, options.output)
         return _print_all(locations, settings)
@@ -207,18 +206,12 @@ def _print(found: _Found, console: Console) -> None:
 def _load(location: Location, settings: ServeSettings) -> _Found:
     file = app.detect(location, settings)
     engine = app.load(location, settings, Sheet().slot(1), found=file)
-    root = location.root
-    if root.is_file():
-        with root.open("rb") as content:
-            found = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
-        total = root.stat().st_size
-    else:
-        found, total = digest(root), sum(_sizes(root))
-    return _Found(location, file.format, total, found, engine)
+    return _Found(location, file.format, _size(location.root), digest(location.root), engine)
 
 
-def _sizes(folder: Path) -> list[int]:
-    return [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+def _size(root: Path) -> int:
+    files = [root] if root.is_file() else root.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _refused(failure: StartFailure) -> CommandError:

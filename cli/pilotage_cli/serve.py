@@ -9,17 +9,19 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from pilotage_cli import STARTED
+from pilotage_cli import STARTED, local
 from pilotage_cli import target as targets
 from pilotage_cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError
 from pilotage_cli.flags import Flags, variable
 from pilotage_cli.log_view import readable_output
 from pilotage_cli.server_api import Address, NotAnswering, ServerApi, family, free_port
-from pilotage_runtime import log
+from pilotage_runtime import catalog, log
 from pilotage_runtime.failure import StartFailure
+from pilotage_runtime.fetched import model_root
 from pilotage_runtime.settings import FetchSettings, ServeSettings
 
 _DESCRIPTION = """\
@@ -98,15 +100,15 @@ def run(options: argparse.Namespace) -> int:
     with nullcontext() if json_logs else readable_output():
         # The handler keeps the standard output that it finds.
         log.configure()
-        if target.path is None:
-            try:
+        try:
+            if target.path is None:
                 root = _fetched(target.text, flags, refresh=options.refresh)
-            except StartFailure as failure:
-                raise CommandError(
-                    f"{failure.message} ({failure.stage}: {failure.reason})", failure.exit_code
-                ) from None
-        else:
-            root = target.path
+            else:
+                root = _verified(target.path, flags.read(ServeSettings))
+        except StartFailure as failure:
+            raise CommandError(
+                f"{failure.message} ({failure.stage}: {failure.reason})", failure.exit_code
+            ) from None
         os.environ[variable(ServeSettings, "model_dir")] = str(root)
         settings = flags.read(ServeSettings)
         _announce_when_ready(settings)
@@ -119,6 +121,11 @@ def _fetched(uri: str, flags: Flags, *, refresh: bool) -> os.PathLike[str]:
     from pilotage_cli.remote import fetched  # noqa: PLC0415
 
     return fetched(uri, flags, terminal(stderr=True), refresh=refresh)
+
+
+def _verified(path: Path, settings: ServeSettings) -> Path:
+    local.verify(path, catalog.discover(model_root(path), settings.model_name), settings)
+    return path
 
 
 def _take_ports(settings: ServeSettings) -> None:

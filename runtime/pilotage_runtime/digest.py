@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def digest(root: Path) -> str:
-    """Digest a fetched model: a folder that holds one file at its top is that file."""
+    """Digest a model, a file or a folder: one that holds one file at its top is that file."""
+    if root.is_file():
+        return f"sha256:{_sha256(root)}"
     files = sorted(path for path in root.rglob("*") if path.is_file())
     if len(files) == 1 and files[0].parent == root:
         return f"sha256:{_sha256(files[0])}"

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from pilotage_cli import remote
+from pilotage_runtime.digest import digest
 from pilotage_runtime.settings import FetchSettings, ServeSettings
 from tests.cli.conftest import Terminal, paste
 from tests.runtime.browser import browser
@@ -277,6 +278,58 @@ def test_what_cannot_be_served_is_refused_before_anything_loads(
     assert refused.returncode == status
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect"])
+def test_what_lies_here_must_have_the_digest_that_is_stated(
+    terminal: Terminal, models: Path, many: Path, command: str
+) -> None:
+    other = "sha256:" + "0" * 64
+    for target in (models / "iris" / "1", models / "iris" / "1" / "model.onnx"):
+        for more in ([], ["--trusted"]):
+            refused = terminal.run(command, target, "--digest", other, *more, PILOTAGE_HTTP_PORT="0")
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert (
+                f"has digest {digest(target)}, but --digest is {other} (Verify: DigestMismatch)"
+                in refused.stderr
+            )
+    refused = terminal.run(command, many, "--digest", other, PILOTAGE_HTTP_PORT="0")
+    assert refused.returncode == 2
+    assert (
+        "--digest is that of one model, but there are 4: broken/1, fraud/1, fraud/2, iris/1" in refused.stderr
+    )
+
+
+def test_with_its_digest_a_model_that_lies_here_is_served(terminal: Terminal, models: Path) -> None:
+    running = terminal.serve(models / "iris" / "1", "--digest", digest(models / "iris" / "1"))
+    assert paste(running.curl)[0] == 200
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect"])
+def test_a_signature_of_what_lies_here_is_not_passed_over(
+    terminal: Terminal, models: Path, command: str
+) -> None:
+    folder = models / "iris" / "1"
+    for given, more in (
+        (["--signature-identity", "a@example.com"], {}),
+        ([], {"PILOTAGE_SIGNATURE_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----"}),
+    ):
+        refused = terminal.run(command, folder, *given, PILOTAGE_HTTP_PORT="0", **more)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert (
+            f"a signature is checked of what is fetched: name the folder as {folder.as_uri()}"
+            in refused.stderr
+        )
+    # As it is named there, it is checked.
+    refused = terminal.run(
+        command,
+        folder.as_uri(),
+        "--signature-public-key",
+        "-----BEGIN PUBLIC KEY-----",
+        PILOTAGE_HTTP_PORT="0",
+    )
+    assert refused.returncode == 1
+    assert "(Verify: SignatureInvalid)" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "inspect"])

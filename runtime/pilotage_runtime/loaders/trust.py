@@ -1,7 +1,5 @@
 """Whether code in a model's files may run: only where the deployment says so, and says which files."""
 
-import hashlib
-
 from pilotage_runtime import digest
 from pilotage_runtime.failure import Reason, Stage, StartFailure
 from pilotage_runtime.formats import ModelFile
@@ -18,12 +16,7 @@ def require(file: ModelFile, options: LoadOptions) -> None:
             f"{file.path.name} runs code when it is loaded, which takes {' and '.join(stated)}; "
             f"missing: {' and '.join(missing)}",
         )
-    root = file.root or file.path
-    if root.is_file():
-        with root.open("rb") as stored:
-            found = f"sha256:{hashlib.file_digest(stored, 'sha256').hexdigest()}"
-    else:
-        found = digest.digest(root)
+    found = digest.digest(file.root or file.path)
     if found != options.digest:
         raise StartFailure(
             Stage.LOAD,
