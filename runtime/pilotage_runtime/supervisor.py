@@ -67,6 +67,7 @@ class Supervisor:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
+        self._stopped_status = 0
         self._all_loaded = asyncio.Barrier(settings.workers)
         self._roster = Roster(model_root(settings.model_dir), settings.model_name)
         self._members: dict[int, Channel] = {}
@@ -117,7 +118,7 @@ class Supervisor:
                 "worker died", extra={"worker": place.index, "status": status, "restart_in_seconds": pause}
             )
             await self._pause(pause)
-        return 0
+        return self._stopped_status
 
     async def _run_worker(self, place: _Place, *, first: bool) -> int:
         ours, theirs = socket.socketpair()
@@ -173,6 +174,8 @@ class Supervisor:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if number == signal.SIGINT and not self._members:  # a person gave up waiting for it
+            self._stopped_status = 128 + number
         # Kept open here, the port would go on taking connections that nobody accepts.
         self._listener.close()
         for place in self._places:

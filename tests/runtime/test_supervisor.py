@@ -1,6 +1,7 @@
 """How a worker's place is kept: started anew after a pause, and given up where it keeps dying."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +96,11 @@ async def test_a_first_load_that_fails_ends_with_its_own_status_and_words(place:
     place._log.write_text('{"told": "by the worker"}')
     assert await place.keep(75, loads=False) == 75
     assert place.told == {"told": "by the worker"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+async def test_ctrl_c_before_anything_serves_is_told_by_the_status(
+    place: Place, number: signal.Signals, status: int
+) -> None:
+    place.supervisor._stop(number)
+    assert await place.keep() == status
