@@ -21,6 +21,8 @@ _ASIDE = frozenset({"time", "level", "logger", "message", "stage", "reason", "ex
 _MOST_LINES = 10
 _CHUNK_BYTES = 1 << 20
 _COLOURS = {"2": "32", "4": "33", "5": "31"}
+_LEVELS = {"warning": "33", "error": "31"}
+_DIM = "2"
 
 
 @contextmanager
@@ -83,11 +85,11 @@ def readable(line: bytes) -> str:
     if record.get("logger") == "access":
         if record.get("request_id") == REQUEST_ID:  # what the banner asked
             return ""
-        return f"\x1b[2m{at}\x1b[0m {_access(record)}"
+        return f"{_styled(_DIM, at)} {_access(record)}"
     message = str(record.get("message", ""))
     if message in _TOLD:
         return ""
-    return f"\x1b[2m{at}\x1b[0m {_told(record, message)}"
+    return f"{_styled(_DIM, at)} {_told(record, message)}"
 
 
 def _access(record: dict[str, Any]) -> str:
@@ -95,19 +97,23 @@ def _access(record: dict[str, Any]) -> str:
     error = f"  {_plain(str(record['error']))}" if "error" in record else ""
     colour = _COLOURS.get(status[:1], "0")
     path = _plain(str(record["path"]))
-    return f"\x1b[{colour}m{status}\x1b[0m {record['method']} {path}  {record['milliseconds']:.2f} ms{error}"
+    return f"{_styled(colour, status)} {record['method']} {path}  {record['milliseconds']:.2f} ms{error}"
 
 
 def _told(record: dict[str, Any], message: str) -> str:
     level = str(record.get("level", "info"))
-    word = {"warning": "\x1b[33mwarning\x1b[0m ", "error": "\x1b[31merror\x1b[0m "}.get(level, "")
+    word = f"{_styled(_LEVELS[level], level)} " if level in _LEVELS else ""
     more = [f"{key}={value}" for key, value in record.items() if key not in _ASIDE]
     if "reason" in record:
         more.insert(0, f"({record.get('stage', 'Download')}: {record['reason']})")
-    lines = [f"{word}{_plain(message)}" + (f"  \x1b[2m{_plain(' '.join(more))}\x1b[0m" if more else "")]
+    lines = [f"{word}{_plain(message)}" + (f"  {_styled(_DIM, _plain(' '.join(more)))}" if more else "")]
     if "exception" in record:
         lines += [_plain(line) for line in str(record["exception"]).splitlines()]
     return "\n".join(lines)
+
+
+def _styled(code: str, text: str) -> str:
+    return text if os.environ.get("NO_COLOR") else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def _plain(text: str) -> str:

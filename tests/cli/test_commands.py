@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pilotage_cli.server_api import Address, ServerApi
 from pilotage_cli.target import parse
 from tests.cli.conftest import Terminal, surroundings
 
+ACCESS = b'{"time":"2026-01-02T03:04:05.6Z","logger":"access","method":"GET","path":"/v2","status":200,"milliseconds":1.234}'
 WITHOUT = """
 import sys
 for name in {missing!r}:
@@ -148,7 +150,7 @@ def test_a_long_body_is_pasted_by_its_file() -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ('{"time":"2026-01-02T03:04:05.6Z","logger":"access","method":"GET","path":"/v2","status":200,"milliseconds":1.234}', "03:04:05 200 GET /v2  1.23 ms"),
+        (ACCESS.decode(), "03:04:05 200 GET /v2  1.23 ms"),
         ('{"time":"2026-01-02T03:04:05.6Z","level":"error","message":"bad","stage":"Load","reason":"InvalidModel"}',
          "03:04:05 error bad  (Load: InvalidModel)"),
         ("a library says \x1b[2J something", "a library says \\x1b[2J something"),
@@ -156,6 +158,18 @@ def test_a_long_body_is_pasted_by_its_file() -> None:
     ],
 )  # fmt: skip
 def test_a_log_line_in_words(line: str, shown: str) -> None:
-    import re  # noqa: PLC0415
-
     assert re.sub(r"\x1b\[\d+m", "", readable(line.encode())) == shown
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("", True), ("1", False)])
+def test_a_log_line_has_no_colour_where_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, no_color: str | None, coloured: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    for line in (
+        ACCESS,
+        b'{"time":"2026-01-02T03:04:05.6Z","level":"warning","message":"odd","reason":"why"}',
+    ):
+        assert ("\x1b" in readable(line)) is coloured
