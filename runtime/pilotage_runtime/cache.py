@@ -232,7 +232,8 @@ def _copy(source: int, path: Path, limit: int) -> int:
     """Copy a file within the kernel, as a reflink where the file system has them."""
     came = 0
     copying = True
-    with path.open("wb", buffering=0) as target:
+    # Buffered: an unbuffered write to a full disk may be short, and the file would pass for whole.
+    with path.open("wb") as target:
         while True:
             if copying:
                 try:

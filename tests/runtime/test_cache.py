@@ -1,5 +1,6 @@
 """The node's cache: one download for many pods, and nothing believed that a neighbour may have written."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -17,9 +18,9 @@ from pilotage_runtime import fetch as fetching
 from pilotage_runtime.cache import Cache
 from pilotage_runtime.fetched import model_root
 from pilotage_runtime.settings import FetchSettings
-from pilotage_runtime.sources.transfer import Transfer
+from pilotage_runtime.sources.transfer import CHUNK_BYTES, Transfer
 from tests.runtime.conftest import ROOT, eventually
-from tests.runtime.test_fetch import fails, settings, sha256
+from tests.runtime.test_fetch import a_disk_that_takes, fails, settings, sha256
 
 WHOLE = b"\x08\x09\x3a\x00"  # the smallest ONNX: a version and an empty graph
 
@@ -292,6 +293,27 @@ def test_too_many_files_are_not_copied_and_none_of_them_stays(
     monkeypatch.setattr(caching, "MAX_FILES", 2)
     assert not cache.take(wanted, tmp_path / "into", 1 << 20)
     assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_a_pod_whose_disk_is_full_does_not_blame_the_cache(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "model.onnx").write_bytes(bytes(CHUNK_BYTES + 2000))
+    found = fetching.digest(files)
+    cache = Cache(folder, 1 << 30, 0)
+    cache.put(files, found)
+
+    def apart(*_: Any) -> int:
+        raise OSError(errno.EXDEV, "the node's disk and the pod's are two")
+
+    monkeypatch.setattr(os, "copy_file_range", apart)
+    (tmp_path / "into").mkdir()
+    with a_disk_that_takes(CHUNK_BYTES + 1000):
+        assert not cache.take(found, tmp_path / "into", 1 << 30)
+    assert "the node's cache cannot be read" in caplog.text
+    assert cache.take(found, tmp_path / "into", 1 << 30)
 
 
 def test_what_becomes_visible_is_on_the_disk_before_and_its_name_after(

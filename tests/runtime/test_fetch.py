@@ -4,9 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,17 @@ def fails(stated: FetchSettings) -> StartFailure:
     assert list(stated.model_dir.glob("*")) in ([], [stated.model_dir / ".partial"])
     assert (stated.model_dir / ".partial").exists() <= (failure.value.reason in TRANSIENT)
     return failure.value
+
+
+@contextmanager
+def a_disk_that_takes(most: int) -> Iterator[None]:
+    """So much of each file, as a full disk does it: the write that crosses the end is short, only the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def sha256(data: bytes) -> str:

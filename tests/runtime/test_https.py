@@ -24,7 +24,7 @@ from pilotage_runtime.fetched import model_root
 from pilotage_runtime.settings import FetchSettings
 from pilotage_runtime.sources.parts import PART_BYTES
 from tests.runtime.conftest import environment, eventually
-from tests.runtime.test_fetch import fails, settings, sha256
+from tests.runtime.test_fetch import a_disk_that_takes, fails, settings, sha256
 
 
 class Store(http.server.ThreadingHTTPServer):
@@ -361,6 +361,13 @@ def test_a_part_that_is_shorter_than_its_range_says_is_no_part(large: Store, tmp
     failure = fails(ranged(large, tmp_path, parallel_downloads=1))
     assert failure.reason == "Truncated"
     assert f"{PART_BYTES} bytes were asked for, {PART_BYTES - 10} came" in failure.message
+
+
+def test_a_part_of_which_the_disk_took_less_is_no_part(large: Store, tmp_path: Path) -> None:
+    """Nor is it one to the next run, which finds a disk with room."""
+    with a_disk_that_takes(2 * PART_BYTES - 1000):
+        assert "File too large" in fails(ranged(large, tmp_path, parallel_downloads=1)).message
+    assert fetching.fetch(ranged(large, tmp_path)).digest == sha256(large.content)
 
 
 def test_a_weak_etag_vouches_for_nothing(large: Store, tmp_path: Path) -> None:

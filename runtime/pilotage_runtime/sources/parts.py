@@ -96,7 +96,8 @@ class InParts:
     def _bring(self, part: _Part, transfer: Transfer, stopped: threading.Event) -> None:
         file, at = part.file, part.start
         try:
-            with part.path.open("r+b", buffering=0) as target:
+            # Buffered: an unbuffered write to a full disk may be short, and fails only the next time.
+            with part.path.open("r+b") as target:
                 target.seek(at)
                 for chunk in self._store.read(file, part.start, part.end):
                     if stopped.is_set():
