@@ -438,6 +438,29 @@ def test_parts_that_do_not_fit_are_fetched_anew_before_the_model_is_blamed(
     assert len(large.ranges) == 3 + 4
 
 
+@pytest.mark.parametrize("left", [None, 0, PART_BYTES + 1000])
+def test_parts_that_are_noted_but_gone_are_fetched_anew(
+    large: Store, tmp_path: Path, left: int | None
+) -> None:
+    killed_in_the_middle(large, tmp_path)
+    part = tmp_path / "models" / ".partial" / "files" / "ranged"
+    if left is None:
+        part.unlink()
+    else:
+        os.truncate(part, left)
+    assert fetching.fetch(ranged(large, tmp_path)).digest == sha256(large.content)
+    assert len(large.ranges) == 4
+
+
+def test_a_run_whose_last_word_did_not_fit_on_the_disk_is_done_anew(large: Store, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "models" / ".fetched.json.new"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(StartFailure, match="cannot write"):
+        fetching.fetch(ranged(large, tmp_path))
+    in_the_way.rmdir()
+    assert fetching.fetch(ranged(large, tmp_path)).digest == sha256(large.content)
+
+
 def test_progress_is_told_with_its_share_and_its_rate(
     large: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,9 @@
 """Model signatures, made here with the library's own signer and checked without any network."""
 
 import datetime as dt
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pilotage_runtime import fetch as fetching
+from pilotage_runtime import signature
 from pilotage_runtime.fetched import model_root
+from pilotage_runtime.sources.parts import InParts, RemoteFile
 from tests.runtime.test_archive import tar
 from tests.runtime.test_fetch import fails, settings
 
@@ -225,3 +229,44 @@ def test_a_model_that_was_fetched_unasked_is_verified_once_a_signature_is_asked_
     fetching.fetch(signed(tmp_path, signature_public_key=public(ours)))
     assert "already fetched" in caplog.messages
     assert (model_root(tmp_path / "models") / "model.sig").exists()
+
+
+class InAStore:
+    """The files of a folder, as a store gives them that names their version."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def files(self) -> list[RemoteFile]:
+        return [RemoteFile(path.name, path.name, path.stat().st_size, "1") for path in self._folder.iterdir()]
+
+    def read(self, file: RemoteFile, start: int, end: int | None) -> list[bytes]:
+        return [(self._folder / file.key).read_bytes()[start:end]]
+
+    def checksum(self, file: RemoteFile) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class KilledMeanwhile:
+    def verify(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_fetch_that_is_killed_while_it_verifies_spoils_nothing_for_the_next_one(
+    tmp_path: Path, model: Path, ours: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "open_source", lambda _: InParts(InAStore(model)))
+    stated = signed(tmp_path, model_uri="s3://models/fraud", signature_public_key=public(ours))
+    child = os.fork()
+    if child == 0:
+        try:
+            signature._verifier = lambda *_: KilledMeanwhile()
+            fetching.fetch(stated)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    fetching.fetch(stated)
+    assert {path.name for path in stated.model_dir.iterdir()} == {"model", ".fetched.json"}

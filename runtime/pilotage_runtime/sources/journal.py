@@ -27,6 +27,7 @@ class Journal:
 
     def __init__(self, path: Path, uri: str, part_bytes: int) -> None:
         self._path = path
+        self._part_bytes = part_bytes
         self._head = {"uri": uri, "part_bytes": part_bytes, "boot": _boot()}
         self._files: dict[str, _File] = {}
         self._lock = threading.Lock()
@@ -67,13 +68,24 @@ class Journal:
             self.forget(name)
 
     def trim(self, folder: Path) -> None:
-        """Remove every file that no part of is known to be whole, and the folders that this leaves empty."""
+        """Make both agree: forget the files that are gone or cut, then remove those that no part is known of.
+
+        A run that ended late, or was killed, had moved its files on.
+        """
+        for name, file in list(self._files.items()):
+            if not self._is_held(folder / name, file):
+                self.forget(name)
+        known = {folder / name for name in self._files}
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            elif path.relative_to(folder).as_posix() not in self._files:
+            elif path not in known:
                 path.unlink()
+
+    def _is_held(self, path: Path, file: _File) -> bool:
+        end = max((min(start + self._part_bytes, file.size) for start in file.done), default=0)
+        return path.is_file() and path.stat().st_size >= end
 
     def _read(self) -> bool:
         """Replay the lines; the last one may be half written."""

@@ -147,7 +147,7 @@ def _missing(file: RemoteFile, path: Path, transfer: Transfer) -> Iterator[_Part
     done: set[int] = set()
     if transfer.journal:
         done = transfer.journal.resume(file.name, file.version or "", file.size)
-    if not done or not path.is_file():
+    if not done:
         path.unlink(missing_ok=True)
         path.touch()
     for start in range(0, file.size, PART_BYTES):
