@@ -71,10 +71,12 @@ class StartFailure(Exception):  # noqa: N818 - it is what the field calls it, no
     """A model could not be fetched, loaded or warmed up."""
 
     def __init__(self, stage: Stage, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        # The name of a file that Python could not decode holds halves of characters, which neither a log can carry
+        # nor the pod's status.
+        self.message = message.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.stage = stage
         self.reason = reason
-        self.message = message
 
     @property
     def exit_code(self) -> int:

@@ -219,6 +219,42 @@ def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mod\udce8le.onnx", "which is not UTF-8: rename it"),
+        ("a/" + "é" * 128, "which is longer than"),
+        ("a/" * 512 + "b", "which is longer than"),
+    ],
+    ids=["latin-1", "long", "deep"],
+)
+def test_a_file_name_that_no_disk_takes_is_the_models_fault(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(StartFailure, match=why) as failure:
+        Transfer(1).target(tmp_path, name)
+    assert (failure.value.reason, failure.value.exit_code) == ("UnsafeArchive", 1)
+
+
+def test_the_longest_names_are_fetched(tmp_path: Path, content: bytes) -> None:
+    deep = Path(*["a"] * 511, "b")
+    for name in ("é" * 127, str(deep)):
+        path = tmp_path / "claim" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"x")
+    stated = settings(tmp_path, model_uri="pvc://claim/")
+    fetching.fetch(stated)
+    assert (model_root(stated.model_dir) / deep).read_bytes() == b"x"
+
+
+def test_a_claims_file_whose_name_is_not_utf_8_is_told_in_words_that_can_be_read(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "claim" / os.fsdecode(b"le\xe9.txt")).write_bytes(b"x")
+    assert (
+        r"a file named 'le\udce9.txt', which is not UTF-8"
+        in fails(settings(tmp_path, model_uri="pvc://claim/")).message
+    )
+
+
+@pytest.mark.parametrize(
     ("broken", "reason"), [("pickle.onnx", "UntrustedFormat"), ("truncated.onnx", "InvalidModel")]
 )
 def test_what_is_no_model_is_refused_before_serve_sees_it(
@@ -328,6 +364,13 @@ def test_a_long_message_is_cut_to_what_kubelet_keeps(tmp_path: Path) -> None:
     report(StartFailure(fetching.Stage.LOAD, Reason.LOAD_FAILED, '"é' * 5000), log)
     assert log.stat().st_size <= 4096
     assert json.loads(log.read_text())["message"].endswith("…")
+
+
+def test_a_message_that_is_no_text_is_left_as_far_as_it_is_one(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    report(StartFailure(fetching.Stage.LOAD, Reason.LOAD_FAILED, "no /mod\udce8le"), log)
+    assert json.loads(log.read_text())["message"] == "no /mod?le"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pilotage_runtime.sources.journal import Journal
 
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 10_000
+# What file systems take of a name between two slashes, and stores of all of it.
+_PART_BYTES, _NAME_BYTES = 255, 1024
 _PROGRESS_SECONDS = 5.0
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -67,18 +69,17 @@ class Transfer:
         return told | {"bytes_per_second": round((self.bytes - self.resumed) / seconds)}
 
     def target(self, folder: Path, name: str) -> Path:
-        """Place a file that the source calls `name`; refuse a name that would leave the folder."""
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or _UNPRINTABLE.search(name):
+        """Place a file that the source calls `name`; refuse a name that would leave the folder, or that no disk takes."""
+        if why := _unfit(name):
             raise StartFailure(
                 Stage.DOWNLOAD,
                 Reason.UNSAFE_ARCHIVE,
-                f"the model holds a file named {name!r}, which leaves its folder",
+                f"the model holds a file named {name[:_NAME_BYTES]!r}, which {why}",
             )
         self._files += 1
         if self._files > MAX_FILES:
             raise StartFailure(Stage.DOWNLOAD, Reason.TOO_LARGE, f"the model has more than {MAX_FILES} files")
-        path = folder.joinpath(*parts)
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -86,3 +87,17 @@ class Transfer:
         return StartFailure(
             Stage.DOWNLOAD, Reason.TOO_LARGE, f"the model {came}; this install allows {self.limit} bytes"
         )
+
+
+def _unfit(name: str) -> str | None:
+    """Say what is wrong with a file's name, if anything."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or _UNPRINTABLE.search(name):
+        return "leaves its folder"
+    try:
+        longest, whole = max(len(part.encode()) for part in parts), len(name.encode())
+    except UnicodeEncodeError:
+        return "is not UTF-8: rename it"
+    if longest > _PART_BYTES or whole > _NAME_BYTES:
+        return f"is longer than {_NAME_BYTES} bytes, or than {_PART_BYTES} between two slashes: rename it"
+    return None
