@@ -4,6 +4,7 @@ What an archive says is a stranger's text: no name leaves the folder, nothing bu
 much comes out is counted while it comes out, whatever the archive's headers announce.
 """
 
+import errno
 import gzip
 import io
 import lzma
@@ -154,7 +155,8 @@ def _is_zipped_model(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, UnicodeDecodeError):
+        # Unpacking it says why.
         return False
     if any(name.endswith(".onnx") for name in names):
         return False
@@ -178,18 +180,25 @@ def _without_lone_folder(into: Path) -> None:
 def _explained(path: Path) -> Generator[None]:
     try:
         yield
-    except _BROKEN as error:
-        raise StartFailure(
-            Stage.VERIFY, Reason.INVALID_MODEL, f"{path.name} is a broken archive: {error}"
-        ) from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _unsafe(f"{path.name} holds two files of one name, or a file where a folder is") from error
     except (RuntimeError, io.UnsupportedOperation) as error:  # ways of packing that zipfile does not know
         raise StartFailure(
             Stage.VERIFY, Reason.INVALID_MODEL, f"{path.name} is packed in a way that is not read: {error}"
         ) from error
+    except (*_BROKEN, ValueError) as error:
+        raise _broken(path, error) from error
+    except OSError as error:
+        # A place before the archive's beginning; every other one is the volume's.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _broken(path, error) from error
     except StartFailure as failure:
         raise StartFailure(Stage.VERIFY, failure.reason, failure.message) from failure
+
+
+def _broken(path: Path, error: Exception) -> StartFailure:
+    return StartFailure(Stage.VERIFY, Reason.INVALID_MODEL, f"{path.name} is a broken archive: {error}")
 
 
 def _unsafe(message: str) -> StartFailure:

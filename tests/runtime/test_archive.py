@@ -225,6 +225,42 @@ def test_a_cut_off_archive_is_invalid(tmp_path: Path, kind: str) -> None:
     assert refused(path, tmp_path / "into").reason == "InvalidModel"
 
 
+def wrong_sparse_map(path: Path) -> Path:
+    member = tarfile.TarInfo("model.onnx")
+    member.pax_headers = {"GNU.sparse.map": "0,x"}
+    return tar(path, {}, "w", member)
+
+
+def less_than_no_bytes(path: Path) -> Path:
+    header = bytearray(tarfile.TarInfo("model.onnx").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-1024 % (1 << 96)).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(1024))
+    return path
+
+
+def name_of_another_coding(path: Path) -> Path:
+    zipped(path, {"modèle.onnx": b"x"})
+    path.write_bytes(path.read_bytes().replace("è".encode(), b"\xff\xfe"))
+    return path
+
+
+@pytest.mark.parametrize("damaged", [wrong_sparse_map, less_than_no_bytes, name_of_another_coding])
+def test_a_damaged_archive_is_invalid_whatever_the_libraries_make_of_it(
+    tmp_path: Path, damaged: Callable[[Path], Path]
+) -> None:
+    failure = refused(damaged(tmp_path / "packed"), tmp_path / "into")
+    assert failure.reason == "InvalidModel"
+    assert "packed is a broken archive" in failure.message
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "le\udce9.txt"])
+def test_a_name_in_a_tar_that_no_disk_takes_is_refused(tmp_path: Path, name: str) -> None:
+    path = tar(tmp_path / "m.tar", {"model.onnx": b"x", name: b"x"})
+    assert refused(path, tmp_path / "into").reason == "UnsafeArchive"
+
+
 def test_a_zip_with_a_password_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "m.zip", {"model.onnx": b"x"})
     data = bytearray(path.read_bytes())
