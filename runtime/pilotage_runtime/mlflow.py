@@ -104,11 +104,18 @@ def _example(
 
 def _below(folder: Path, named: str, stage: Stage) -> Path:
     path = folder / named
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        resolved, root, there = path.resolve(), folder.resolve(), path.exists()
+    except (OSError, ValueError) as error:
         raise StartFailure(
-            stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} names {named!r}, which is outside its folder"
+            stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} names {named!r}, which is no file's name: {error}"
+        ) from error
+    # Nor may it be the folder itself, whose MLmodel would be asked again.
+    if root not in resolved.parents:
+        raise StartFailure(
+            stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} names {named!r}, which is not inside its folder"
         )
-    if not path.exists():
+    if not there:
         raise StartFailure(stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} names {named!r}, which is not there")
     return path
 
@@ -129,7 +136,7 @@ def _read(folder: Path, stage: Stage) -> dict[str, Any] | None:
         raise StartFailure(stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} is larger than {_MOST_BYTES} bytes")
     try:
         document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # a date or a number that is none raises what Python does
         text = " ".join(str(error).split())[:200]
         raise StartFailure(stage, Reason.INVALID_MODEL, f"{MLMODEL_FILE} is no YAML: {text}") from error
     if not isinstance(document, dict):
@@ -140,5 +147,5 @@ def _read(folder: Path, stage: Stage) -> dict[str, Any] | None:
 def _json(text: Any) -> Any:
     try:
         return json.loads(text) if isinstance(text, str) else None
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None

@@ -126,8 +126,11 @@ def test_names_that_the_model_has_itself_count_before_mlflows(tmp_path: Path) ->
     ("flavors", "sentence"),
     [
         ({"spark": {}}, "its flavors are python_function, spark, served are onnx"),
-        ({"onnx": {"data": "../secret"}}, "'../secret', which is outside its folder"),
+        ({"onnx": {"data": "../secret"}}, "'../secret', which is not inside its folder"),
         ({"onnx": {"data": "model.onnx"}}, "'model.onnx', which is not there"),
+        ({"onnx": {"data": "."}}, "'.', which is not inside its folder"),
+        ({"onnx": {"data": "a\0b"}}, r"'a\x00b', which is no file's name"),
+        ({"onnx": {"data": "x" * 300}}, "', which is no file's name"),
     ],
 )
 def test_a_folder_that_cannot_be_served_says_why(
@@ -138,7 +141,10 @@ def test_a_folder_that_cannot_be_served_says_why(
 
 
 def test_broken_yaml_is_a_bad_model(tmp_path: Path) -> None:
-    for text in ("a: [", "- a", "!!python/object/apply:os.mkdir [x]"):
+    for text in (
+        "a: [", "- a", "!!python/object/apply:os.mkdir [x]", "at: 2021-13-45", f"at: {'1' * 5000}", "at: !!int ''",
+        "at: !!bool perhaps", "at: !!timestamp now", "[" * 3000,
+    ):  # fmt: skip
         (tmp_path / "MLmodel").write_text(text)
         assert refusal(tmp_path)[0] == "InvalidModel"
 
