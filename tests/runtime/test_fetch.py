@@ -373,6 +373,19 @@ def test_a_message_that_is_no_text_is_left_as_far_as_it_is_one(tmp_path: Path) -
     assert json.loads(log.read_text())["message"] == "no /mod?le"
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "hf"])
+def test_a_key_that_is_no_text_is_named(tmp_path: Path, scheme: str) -> None:
+    names = {
+        "s3": "AWS_SECRET_ACCESS_KEY", "gs": "GOOGLE_APPLICATION_CREDENTIALS", "az": "AZURE_STORAGE_ACCOUNT_KEY",
+        "hf": "HF_TOKEN",
+    }  # fmt: skip
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / names[scheme]).write_bytes(b"\xff\xfe")
+    failure = fails(settings(tmp_path, model_uri=f"{scheme}://models/m"))
+    assert (failure.reason, failure.exit_code) == ("CredentialsMissing", 75)
+    assert f"{names[scheme]} in the Secret is no text" in failure.message
+
+
 @pytest.mark.parametrize(
     "private",
     [

@@ -14,8 +14,15 @@ def read(folder: Path, names: Sequence[str], needed: str) -> dict[str, str]:
         raise missing(
             f"the Secret that spec.model.credentialsSecretRef names is not there, or is empty; it needs {needed}"
         )
-    found = {name: (folder / name).read_text().strip() for name in names if (folder / name).is_file()}
+    found = {name: _text(folder / name) for name in names if (folder / name).is_file()}
     return {name: value for name, value in found.items() if value}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except UnicodeDecodeError as error:
+        raise missing(f"{path.name} in the Secret is no text: write it as the store gave it") from error
 
 
 def missing(message: str) -> StartFailure:
