@@ -49,6 +49,16 @@ def main(settings: FetchSettings) -> int:
         )
         report(failure, settings.termination_log)
         return failure.exit_code
+    except Exception as error:
+        # A fault of ours, which content brings about and no store that comes back mends: so it condemns as a model's.
+        logger.exception("unexpected failure while fetching")
+        failure = StartFailure(
+            Stage.VERIFY,
+            Reason.LOAD_FAILED,
+            f"the fetch failed unexpectedly: {type(error).__name__}: {error}",
+        )
+        report(failure, settings.termination_log)
+        return failure.exit_code
     write_termination_message(
         settings.termination_log,
         {"stage": Stage.VERIFY, "reason": "Fetched", "digest": marker.digest, "bytes": marker.bytes},

@@ -373,6 +373,23 @@ def test_a_message_that_is_no_text_is_left_as_far_as_it_is_one(tmp_path: Path) -
     assert json.loads(log.read_text())["message"] == "no /mod?le"
 
 
+def test_a_fault_of_ours_is_told_with_its_traceback_and_not_taken_for_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Faulty:
+        def download(self, into: Path, transfer: Transfer) -> None:
+            raise KeyError("size")
+
+    monkeypatch.setattr(fetching, "open_source", lambda _: Faulty())
+    (tmp_path / "termination-log").touch()
+    assert fetching.main(settings(tmp_path, termination_log=tmp_path / "termination-log")) == 1
+    assert json.loads((tmp_path / "termination-log").read_text()) == {
+        "stage": "Verify", "reason": "LoadFailed", "message": "the fetch failed unexpectedly: KeyError: 'size'",
+    }  # fmt: skip
+    assert caplog.records[-1].exc_info
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az", "hf"])
 def test_a_key_that_is_no_text_is_named(tmp_path: Path, scheme: str) -> None:
     names = {
