@@ -211,6 +211,29 @@ def test_a_large_object_comes_in_parts_of_one_version(
     assert asked == [at * PART_BYTES for at in (0, 1, 0, 1, 2, 3)]
 
 
+@pytest.mark.parametrize("while_it", ["read", "checksum"])
+def test_an_object_that_is_deleted_and_put_back_meanwhile_is_listed_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_it: str
+) -> None:
+    """Deleted for good it is not found then."""
+    from pilotage_runtime.sources.s3 import S3Store  # noqa: PLC0415
+
+    old, new = large_model(1000), large_model(1000)
+    put(store, "replaced/model.onnx", old)
+    asked_of, asked = getattr(S3Store, while_it), []
+
+    def deleted(self: S3Store, file: RemoteFile, *part: int) -> Any:
+        asked.append(file)
+        if len(asked) == 1:
+            (store.bucket / "replaced" / "model.onnx").unlink()
+        return asked_of(self, file, *part)
+
+    monkeypatch.setattr(S3Store, while_it, deleted)
+    stated = store.settings(tmp_path, "s3://models/replaced/model.onnx")
+    fetched = fetching.fetch(stated, sleep=lambda _: put(store, "replaced/model.onnx", new))
+    assert fetched.digest == sha256(new)
+
+
 def test_a_store_that_comes_back_is_gone_on_with(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

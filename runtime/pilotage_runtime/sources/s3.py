@@ -126,7 +126,8 @@ class S3Store:
                 raise own from error
             if isinstance(error, OSError) and disk_full(error):
                 raise
-            if _is_another_version(error):
+            # Whatever is asked for was listed: what is not there has been deleted since.
+            if isinstance(error, FileNotFoundError) or _is_another_version(error):
                 raise VersionChangedError from error
             raise self._store_failure(error) from error
 
@@ -142,10 +143,6 @@ class S3Store:
             )
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return credentials.missing(f"the Secret needs {_NEEDED}")
-        if isinstance(error, FileNotFoundError):
-            return _failure(
-                Reason.NOT_FOUND, f"the bucket {self._place.bucket} lost a file while it was read: {text}"
-            )
         timeouts = (
             TimeoutError,
             botocore.exceptions.ReadTimeoutError,
