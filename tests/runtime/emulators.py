@@ -36,7 +36,8 @@ class Emulator:
 
     scheme: str
     port: int
-    put: Callable[[str, bytes], Any]
+    put: Callable[..., Any]
+    """Takes a file's name and its bytes, and where the store keeps one a content coding."""
     keys: dict[str, str]
     """The Secret that reads it; the endpoint stands in it, with the host that a test wants."""
 
@@ -87,8 +88,9 @@ def google(folder: Path) -> Iterator[Emulator]:
     ]  # fmt: skip
     at = f"http://127.0.0.1:{port}"
 
-    def put(name: str, data: bytes) -> None:
-        url = f"{at}/upload/storage/v1/b/models/o?uploadType=media&name={quote(name, safe='')}"
+    def put(name: str, data: bytes, coding: str = "") -> None:
+        stated = f"name={quote(name, safe='')}&contentEncoding={coding}"
+        url = f"{at}/upload/storage/v1/b/models/o?uploadType=media&{stated}"
         httpx.post(url, content=data, trust_env=False, timeout=60).raise_for_status()
 
     with started([str(word) for word in command], port, folder):
@@ -111,14 +113,15 @@ def azure(folder: Path) -> Iterator[Emulator]:
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
         f"BlobEndpoint=http://HOST/{ACCOUNT};"
     )
-    from azure.storage.blob import BlobServiceClient, ContainerClient  # noqa: PLC0415
+    from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings  # noqa: PLC0415
 
     with started([str(word) for word in command], port, folder):
         client = BlobServiceClient.from_connection_string(text.replace("HOST", f"127.0.0.1:{port}"))
         container: ContainerClient = client.create_container("models")
 
-        def put(name: str, data: bytes) -> None:
-            container.upload_blob(name, data, overwrite=True)
+        def put(name: str, data: bytes, coding: str | None = None) -> None:
+            stated = ContentSettings(content_encoding=coding)
+            container.upload_blob(name, data, overwrite=True, content_settings=stated)
 
         yield Emulator("az", port, put, {"AZURE_STORAGE_CONNECTION_STRING": text})
         client.close()

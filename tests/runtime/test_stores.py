@@ -18,6 +18,7 @@ from pilotage_runtime.settings import FetchSettings
 from pilotage_runtime.sources.checksum import Checksum
 from pilotage_runtime.sources.parts import PART_BYTES, RemoteFile
 from tests.runtime.emulators import Emulator, Hub, azure, google, hugging_face, serving
+from tests.runtime.test_archive import tar
 from tests.runtime.test_fetch import fails, settings, sha256
 from tests.runtime.test_https import large_model
 
@@ -241,6 +242,16 @@ def test_a_secret_without_its_key_is_named(store: Emulator, tmp_path: Path) -> N
     other = fails(stated)
     assert other.reason == "CredentialsMissing"
     assert "AZURE_STORAGE_ACCOUNT_NAME" in other.message or "lacks" in other.message
+
+
+@pytest.mark.parametrize("kind", ["gs", "az"])
+def test_what_is_stored_in_a_content_coding_arrives_as_it_is_stored(tmp_path: Path, kind: str) -> None:
+    """The digest is the file's, and a small part must not unpack to a large one."""
+    packed = tar(tmp_path / "packed", {"model.onnx": large_model(2 * PART_BYTES)}, "w:gz").read_bytes()
+    with KINDS[kind](tmp_path) as store:
+        store.put("coded/model.tar.gz", packed, "gzip")
+        stated = store.settings(tmp_path, "coded/model.tar.gz")
+        assert fetching.fetch(stated, sleep=lambda _: None).digest == sha256(packed)
 
 
 def with_key(stated: FetchSettings, **keys: str) -> FetchSettings:

@@ -70,7 +70,10 @@ class AzStore:
             condition = {"etag": file.version, "match_condition": MatchConditions.IfNotModified}
         async with self._store.service_client.get_blob_client(self._place.bucket, file.key) as blob:
             length = None if end is None else end - start
-            answer = await blob.download_blob(offset=start, length=length, max_concurrency=1, **condition)
+            # As it lies there, in whatever content coding: the digest is the file's.
+            answer = await blob.download_blob(
+                offset=start, length=length, max_concurrency=1, decompress=False, **condition
+            )
             return await answer.readall()
 
     def checksum(self, file: RemoteFile) -> Checksum | None:
@@ -163,7 +166,7 @@ class _Judged(AzureBlobFileSystem):
         connector = aiohttp.TCPConnector(**connect.connector_arguments(allow_private=allow_private))
         settings: dict[str, Any] = {
             "transport": AioHttpTransport(
-                session=aiohttp.ClientSession(connector=connector), session_owner=True
+                session=aiohttp.ClientSession(connector=connector, auto_decompress=False), session_owner=True
             ),
             "credential": credential,
             # Retries are made, counted and logged in one place, which is fetch.

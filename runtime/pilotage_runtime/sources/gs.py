@@ -52,6 +52,8 @@ class GsStore:
             session_kwargs={
                 "connector": sync(get_loop(), _connector, allow_private),
                 "timeout": aiohttp.ClientTimeout(sock_connect=10, sock_read=30),
+                "auto_decompress": False,
+                "headers": {"Accept-Encoding": "identity"},
             },
             skip_instance_cache=True,
             use_listings_cache=False,
@@ -121,9 +123,17 @@ class GsStore:
 
 
 class _Once(GCSFileSystem):
-    """Retries are made, counted and logged in one place, which is fetch: the driver makes none of its own."""
+    """Retries are made, counted and logged in one place, which is fetch: the driver makes none of its own.
+
+    An object that lies there in a content coding comes as it lies there: the digest is the file's, and a small part
+    must not unpack to a large one. The store gives it so, and parts of it at all, only to who takes that coding.
+    """
 
     _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # noqa: SLF001
+
+    def _get_headers(self, *given: Any, **named: Any) -> dict[str, str]:
+        found: dict[str, str] = super()._get_headers(*given, **named)
+        return {**found, "Accept-Encoding": "gzip"} if "Range" in found else found
 
 
 async def _connector(allow_private: bool) -> aiohttp.TCPConnector:
