@@ -211,6 +211,22 @@ def test_a_link_out_of_the_claim_is_refused_and_one_inside_is_followed(
     assert fails(settings(tmp_path, model_uri="pvc://claim/folder")).reason == "UnsafeArchive"
 
 
+@pytest.mark.parametrize("to", ["weights", "nowhere", "link", "."])
+def test_a_link_to_anything_but_a_file_is_not_left_out_in_silence(
+    tmp_path: Path, content: bytes, to: str
+) -> None:
+    (tmp_path / "claim" / "weights").mkdir()
+    (tmp_path / "claim" / "link").symlink_to(to)
+    failure = fails(settings(tmp_path, model_uri="pvc://claim/"))
+    assert (failure.reason, failure.exit_code) == ("UnsafeArchive", 1)
+    assert "'link' links to no file of the claim" in failure.message
+    # A link that the URI names itself is followed.
+    (tmp_path / "claim" / "latest").symlink_to("weights")
+    (tmp_path / "claim" / "weights" / "model.onnx").write_bytes(content)
+    latest = settings(tmp_path, model_uri="pvc://claim/latest", model_dir=tmp_path / "latest")
+    assert fetching.fetch(latest).digest == sha256(content)
+
+
 @pytest.mark.parametrize("name", ["../up", "/abs", "a/../../b", "", "back\\slash", "new\nline", ".."])
 def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StartFailure) as failure:

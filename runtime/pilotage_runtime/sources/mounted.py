@@ -33,10 +33,17 @@ class MountedSource:
                 raise StartFailure(
                     Stage.DOWNLOAD, Reason.NOT_FOUND, f"the {self._name} holds no '{self._path}'"
                 )
-            for folder, _, names in os.walk(start):
-                for name in sorted(names):
+            for folder, folders, names in os.walk(start):
+                for name in sorted([*folders, *names]):
                     path = Path(folder, name)
                     relative = path.relative_to(start).as_posix()
+                    if path.is_symlink() and not path.is_file():
+                        raise StartFailure(
+                            Stage.DOWNLOAD,
+                            Reason.UNSAFE_ARCHIVE,
+                            f"'{relative}' links to no file of the {self._name}: only links to files are followed, so a "
+                            "folder should lie there itself",
+                        )
                     if not path.resolve().is_relative_to(root):
                         raise StartFailure(
                             Stage.DOWNLOAD,
