@@ -7,6 +7,7 @@ FOLDER/fraud/3/model.onnx      a repository: nothing at the top but folders, eac
 FOLDER/fraud/model.onnx        the same, of a model with one version
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\Z")
 # Beside models, not models.
 _ASIDE = frozenset({"lost+found", "__pycache__"})
 
+logger = logging.getLogger(__name__)
+
 
 class Location(NamedTuple):
     """Where one version of a model lies."""
@@ -28,7 +31,10 @@ class Location(NamedTuple):
 
 
 def discover(root: Path, name: str) -> list[Location]:
-    """List what `root` holds, by name and version, the latest version last; `name` is the one model's."""
+    """List what `root` holds, by name and version, the latest version last; `name` is the one model's.
+
+    Of many folders, those whose names can be no model's are left out.
+    """
     if not root.is_dir():
         return [Location(name, "1", root)]
     entries = [
@@ -36,22 +42,29 @@ def discover(root: Path, name: str) -> list[Location]:
     ]
     if not entries or any(not path.is_dir() for path in entries):
         return [Location(name, "1", root)]
-    versions = _versions(root, name)
-    return versions or [location for path in entries for location in find(root, path.name)]
+    if versions := _versions(root, name):
+        return versions
+    named = [path for path in entries if _NAME.match(path.name)]
+    for path in entries:
+        if named and path not in named:
+            logger.warning("%s; it is left out", _unnamed(path.name))
+    return [location for path in named or entries for location in find(root, path.name)]
 
 
 def find(root: Path, model: str) -> list[Location]:
     """List the versions of one model of a repository; none where it has no such model."""
     if not _NAME.match(model):
-        raise StartFailure(
-            Stage.LOAD,
-            Reason.UNKNOWN_FORMAT,
-            f"the folder '{model[:60]}' cannot be a model's name: letters, digits, '.', '_' and '-', at most 253",
-        )
+        raise StartFailure(Stage.LOAD, Reason.UNKNOWN_FORMAT, _unnamed(model))
     folder = root / model
     if not folder.is_dir():
         return []
     return _versions(folder, model) or [Location(model, "1", folder)]
+
+
+def _unnamed(folder: str) -> str:
+    return (
+        f"the folder {folder[:60]!r} cannot be a model's name: letters, digits, '.', '_' and '-', at most 253"
+    )
 
 
 def _versions(folder: Path, model: str) -> list[Location]:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pilotage_runtime import budget, catalog, loading
 from pilotage_runtime.errors import Refused
+from pilotage_runtime.failure import StartFailure
 from tests.runtime import scripted
 from tests.runtime.conftest import Server, Servers, eventually
 from tests.runtime.test_http import request
@@ -94,6 +95,22 @@ def test_what_is_no_model_is_passed_over(repository: Path) -> None:
     (repository / "double" / "9.tmp").mkdir()
     (repository / "double" / ".partial").mkdir()
     assert len(catalog.discover(repository, "fraud")) == 2
+
+
+def test_a_folder_whose_name_can_be_no_models_does_not_stop_the_others(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = catalog.discover(repository, "fraud")
+    scale(repository / "old models" / "model.onnx", 1)
+    assert catalog.discover(repository, "fraud") == whole
+    assert "'old models' cannot be a model's name" in caplog.text
+    assert "is left out" in caplog.text
+
+
+def test_a_repository_with_no_name_that_can_be_a_models_is_refused(tmp_path: Path) -> None:
+    scale(tmp_path / "old models" / "model.onnx", 1)
+    with pytest.raises(StartFailure, match="'old models' cannot be a model's name"):
+        catalog.discover(tmp_path, "fraud")
 
 
 # Serving them.
