@@ -48,7 +48,7 @@ class Loading:
             else:
                 self._repository.slot(number).start(version.load_seconds)
             self._repository.put(version)
-        if len(failures) == len(wanted):
+        if failures and len(failures) == len(wanted):
             raise failures[0]
         app.settle()
 

@@ -47,7 +47,8 @@ class _Place:
     index: int
     sheet_descriptor: int
     process: asyncio.subprocess.Process | None = None
-    outdated: bool = False  # it was ended for another to load what is wanted now
+    loaded: bool = False  # its first worker has loaded: from then on one that dies is started anew
+    outdated: bool = False  # what its worker was told to load is not what is wanted now
 
 
 def serve(settings: ServeSettings) -> int:
@@ -98,15 +99,13 @@ class Supervisor:
     async def _keep(self, place: _Place) -> int:
         """Keep one worker running; return only when all should stop."""
         crashes = 0
-        first = True
         while not self._stopping.is_set():
             started = time.monotonic()
-            status = await self._run_worker(place, first=first)
+            status = await self._run_worker(place)
             if self._stopping.is_set():
                 break
-            if not any(self._sheets[place.index].slot(number).loaded for number in self._roster.wanted):
+            if not place.loaded:
                 return self._never_loaded(status)
-            first = False
             if place.outdated:
                 place.outdated = False
                 continue
@@ -120,7 +119,7 @@ class Supervisor:
             await self._pause(pause)
         return self._stopped_status
 
-    async def _run_worker(self, place: _Place, *, first: bool) -> int:
+    async def _run_worker(self, place: _Place) -> int:
         ours, theirs = socket.socketpair()
         descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor, self._trials)
         process = place.process = await asyncio.create_subprocess_exec(
@@ -139,14 +138,16 @@ class Supervisor:
         models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
         writer.write(orjson.dumps({"models": models}) + b"\n")
         try:
-            if await reader.readline() == b"loaded\n":
-                if first:
-                    await self._all_loaded.wait()
-                # Changed while it loaded, it would serve what is gone.
-                if generation != self._roster.generation:
-                    place.outdated = True
-                    _send(process, signal.SIGTERM)
-                    return await process.wait()
+            loaded = await reader.readline() == b"loaded\n"
+            if loaded and not place.loaded:
+                place.loaded = True
+                await self._all_loaded.wait()
+            # Changed while it loaded, it would serve what is gone, or has failed for that very reason.
+            if generation != self._roster.generation:
+                place.outdated = True
+                _send(process, signal.SIGTERM)
+                return await process.wait()
+            if loaded:
                 writer.write(b"go\n")
                 member = self._members[place.index] = Channel(reader, writer, self._asked)
                 logger.info("worker serves", extra={"worker": place.index, "pid": process.pid})

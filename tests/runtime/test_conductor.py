@@ -40,6 +40,7 @@ class Model:
             hold.with_name("loading").touch()
         while hold.exists():
             time.sleep(0.01)
+        pathlib.Path(folder, "contract.json").stat()
 
     def predict(self, inputs):
         return {{"y": inputs["x"] * 7}}
@@ -232,6 +233,41 @@ def test_a_worker_that_loaded_what_has_been_replaced_meanwhile_never_serves_it(
     hold.unlink()
     serving(server, 3)
     assert factors(server, "triple") == {33}
+
+
+def test_a_worker_whose_only_version_has_gone_while_it_loaded_starts_anew_with_what_is_wanted(
+    folder: Path, held: Path, serve: Servers
+) -> None:
+    shutil.rmtree(folder / "triple")
+    shutil.copytree(held, folder / "held" / "1")
+    hold = held.with_name("hold")
+    server = serve(folder, repository_control=True, workers=2, trusted=True, model_digest=digest(held))
+    server.client.close()
+    one, _ = serving(server, 2)
+    hold.touch()
+    os.kill(one, signal.SIGKILL)
+    eventually(hold.with_name("loading").exists)
+    scale(folder / "held" / "2" / "model.onnx", 33)
+    shutil.rmtree(folder / "held" / "1")
+    answer = httpx.post(f"{server.client.base_url}/v2/repository/models/held/load", trust_env=False)
+    assert answer.status_code == 200, answer.text
+    hold.unlink()
+    serving(server, 3)
+    assert factors(server, "held") == {33}
+    # That its load failed is no crash of its own.
+    assert server.log().count('"worker died"') == 1
+
+
+def test_a_worker_that_dies_while_no_model_is_loaded_is_replaced(folder: Path, serve: Servers) -> None:
+    server = serve(folder, repository_control=True, workers=2)
+    one, _ = serving(server, 2)
+    path = f"{server.client.base_url}/v2/repository/models/triple"
+    server.client.close()
+    assert httpx.post(f"{path}/unload", trust_env=False).status_code == 200
+    os.kill(one, signal.SIGKILL)
+    serving(server, 3)
+    assert httpx.post(f"{path}/load", trust_env=False).status_code == 200
+    assert factors(server, "triple") == {3}
 
 
 # Callers that leave while a change is under way.

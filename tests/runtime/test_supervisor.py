@@ -9,7 +9,7 @@ import pytest
 
 from pilotage_runtime import supervisor
 from pilotage_runtime.settings import ServeSettings
-from pilotage_runtime.supervisor import MAX_CRASHES, Supervisor
+from pilotage_runtime.supervisor import MAX_CRASHES, Supervisor, _Place
 from tests.runtime.test_repository import scale
 
 KILLED = -9
@@ -40,12 +40,9 @@ class Place:
     def told(self) -> dict[str, str]:
         return json.loads(self._log.read_text())
 
-    async def _run(self, place: object, *, first: bool) -> int:
-        del place
-        self.firsts.append(first)
-        if self._loads:
-            for number in self.supervisor._roster.wanted:
-                self.supervisor._sheets[0].slot(number).start(0)
+    async def _run(self, place: _Place) -> int:
+        self.firsts.append(not place.loaded)
+        place.loaded = place.loaded or self._loads
         return self._statuses.pop(0)
 
     async def _pause(self, seconds: float) -> None:
