@@ -101,8 +101,9 @@ class Sheet:
         return int(self._values[_CONNECTIONS])
 
     def begin(self) -> None:
-        """Begin, or go on after a worker that died: its connections died with it."""
+        """Begin, or go on after a worker that died: its connections, and its requests to no model, died with it."""
         self._values[_CONNECTIONS] = 0
+        self._values[_IN_FLIGHT] = 0
 
     def empty(self, number: int) -> None:
         """Empty a slot in which nothing was ever counted: another version's load, which failed, has left names there."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotage_runtime.roster import UNKNOWN_NUMBER
 from pilotage_runtime.telemetry import LATENCY_BOUNDS, Exposition, ModelLabels, Sheet
 from tests.runtime.conftest import Servers, eventually
 from tests.runtime.test_http import request
@@ -142,6 +143,14 @@ def test_the_connections_of_a_worker_die_with_it() -> None:
     successor.begin()
     successor.connected(1)
     assert 'inference_worker_connections{worker="1"} 1.0' in scraped(Sheet(), successor)
+
+
+def test_requests_to_no_model_die_with_their_worker() -> None:
+    descriptor = os.memfd_create("sheet")
+    Sheet(descriptor).slot(UNKNOWN_NUMBER).enter()
+    successor = Sheet(descriptor)
+    successor.begin()
+    assert successor.slot(UNKNOWN_NUMBER).in_flight == 0
 
 
 def test_a_code_that_is_rare_has_a_series_once_it_has_come() -> None:
