@@ -110,21 +110,24 @@ class Conductor:
         message = {"model": model, "versions": listed}
         asked = list[Member]()
         try:
-            await self._prepare(message, asked)
+            loaded = await self._prepare(message, asked)
         except BaseException:
             await asyncio.gather(*(member.handle({"do": "abort"}) for member in asked))
             raise
         # Nothing else has run since the last look at who is there: one that comes up from here on has loaded for
-        # an older generation, which its supervisor sees.
-        self._roster.replace(model, versions)
+        # an older generation, which its supervisor sees. Not where nothing has changed: loads that are asked for again
+        # and again would keep it from ever coming up.
+        if loaded or not asked or versions != self._roster.versions(model):
+            self._roster.replace(model, versions)
         await asyncio.gather(*(member.handle({"do": "commit", **message}) for member in asked))
         logger.info(
             "repository changed",
             extra={"model": model, "versions": [one.version for one in versions.values()]},
         )
 
-    async def _prepare(self, message: Mapping[str, Any], asked: list[Member]) -> None:
-        """Let all members load, and note who was asked; raise _Failed where one cannot."""
+    async def _prepare(self, message: Mapping[str, Any], asked: list[Member]) -> bool:
+        """Let all members load, and note who was asked; whether there was anything to load. Raise _Failed if one cannot."""
+        loaded = False
         # A load may take minutes: a worker that has come up meanwhile is asked as well.
         while new := [member for member in self._members() if member not in asked]:
             asked += new
@@ -132,6 +135,8 @@ class Conductor:
             errors = [answer["error"] for answer in answers if "error" in answer]
             if errors:
                 raise _Failed(errors[0])
+            loaded |= any(answer["loaded"] for answer in answers)
+        return loaded
 
     async def _evictions(self, model: str, versions: Mapping[int, Location]) -> list[str]:
         limit = self._settings.memory_budget_bytes

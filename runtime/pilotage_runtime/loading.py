@@ -53,7 +53,7 @@ class Loading:
         app.settle()
 
     async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Take one step, and tell how it went: `{}`, or `error` with a sentence."""
+        """Take one step, and tell how it went: what it found, or `error` with a sentence."""
         model = str(message.get("model", ""))
         wanted = {
             int(number): Location(model, version, Path(root))
@@ -67,6 +67,7 @@ class Loading:
                     await self.prepare(wanted)
                 except StartFailure as failure:
                     return {"error": f"{failure.reason}: {failure.message}"}
+                return {"loaded": len(self._prepared)}
             case "commit":
                 self.commit(model, wanted)
             case "abort":

@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from pilotage_runtime import memory
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.channel import Channel
-from pilotage_runtime.conductor import Conductor
+from pilotage_runtime.conductor import Conductor, Member
 from pilotage_runtime.digest import digest
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.loading import Loading
@@ -58,7 +58,7 @@ class Worker:
         self.steps = list[str]()
         self.free = asyncio.Event()
         self.free.set()
-        self._answers = answers
+        self._answers = {"prepare": {"loaded": 1}, **answers}
 
     async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
         step = message["do"]
@@ -84,10 +84,14 @@ def held(tmp_path: Path) -> Path:
     return model
 
 
-def conducted(folder: Path, members: list[Worker], **settings: Any) -> tuple[Conductor, Roster]:
+def conducted(folder: Path, members: Sequence[Member], **settings: Any) -> tuple[Conductor, Roster]:
     roster = Roster(folder, "m")
     chosen = ServeSettings(model_dir=folder, model_name="m", **settings)
     return Conductor(chosen, roster, lambda: list(members)), roster
+
+
+def loading_of(folder: Path) -> Loading:
+    return Loading(ServeSettings(model_dir=folder, model_name="m"), Repository(Sheet()))
 
 
 def names(roster: Roster) -> list[str]:
@@ -127,11 +131,24 @@ async def test_what_a_late_worker_cannot_load_none_does(folder: Path) -> None:
     assert roster.generation == 0
 
 
-async def test_a_version_loaded_anew_is_another_generation(folder: Path) -> None:
-    conductor, roster = conducted(folder, [Worker()])
+async def test_only_a_load_that_changes_something_is_another_generation(folder: Path) -> None:
+    loading = loading_of(folder)
+    conductor, roster = conducted(folder, [loading])
     before = roster.wanted
+    loading.load_all(before)
+    await conductor.load("triple")
+    assert (roster.wanted, roster.generation) == (before, 0)
+    scale(folder / "triple" / "model.onnx", 33)
     await conductor.load("triple")
     assert (roster.wanted, roster.generation) == (before, 1)
+    await conductor.unload("triple")
+    assert (roster.wanted, roster.generation) == ({}, 2)
+
+
+async def test_a_load_that_nobody_was_there_to_take_part_in_is_another_generation(folder: Path) -> None:
+    conductor, roster = conducted(folder, [])
+    await conductor.load("triple")
+    assert roster.generation == 1
 
 
 async def to_nobody() -> Channel:
@@ -326,7 +343,7 @@ def test_a_load_outlasts_its_callers_patience_and_nothing_of_it_is_left_over(
 
 
 async def test_a_commit_shows_nothing_but_what_it_names(folder: Path) -> None:
-    loading = Loading(ServeSettings(model_dir=folder, model_name="m"), Repository(Sheet()))
+    loading = loading_of(folder)
     triple = {1: Location("triple", "1", folder / "triple")}
     scale(folder / "five" / "model.onnx", 5)
     await loading.prepare({2: Location("five", "1", folder / "five")})
@@ -346,7 +363,7 @@ def crowded(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def only_big_fails(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {"error": "no version 1"} if message["model"] == "big" else {}
+    return {"error": "no version 1"} if message["model"] == "big" else {"loaded": 1}
 
 
 def steps_of(worker: Worker) -> list[str]:
@@ -417,7 +434,8 @@ async def test_a_version_that_cannot_be_loaded_again_stops_no_other(
 
     def prepare(message: Mapping[str, Any]) -> dict[str, Any]:
         listed = [(message["model"], version) for _, version, _ in message["versions"]]
-        return {"error": "damaged"} if ("triple", "1") in listed or message["model"] == "big" else {}
+        damaged = ("triple", "1") in listed or message["model"] == "big"
+        return {"error": "damaged"} if damaged else {"loaded": 1}
 
     worker = Worker(usage=crowded, prepare=prepare)
     conductor, roster = conducted(folder, [worker], memory_budget_bytes=100, evict_models=True)
