@@ -155,6 +155,8 @@ class Supervisor:
                     await member.run()
                 finally:  # it hears nothing any more, though it may take a while to end
                     self._members.pop(place.index, None)
+                    # Where only the channel broke it would serve on, without the changes that the others take.
+                    writer.close()
             return await process.wait()
         except (asyncio.BrokenBarrierError, ConnectionError):  # ended while it loaded
             return await process.wait()

@@ -1,9 +1,11 @@
 """How a worker's place is kept: started anew after a pause, and given up where it keeps dying."""
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,19 @@ from pilotage_runtime.supervisor import MAX_CRASHES, Supervisor, _Place
 from tests.runtime.test_repository import scale
 
 KILLED = -9
+# A worker that says what no supervisor reads, and goes on until its supervisor has let it go.
+TALKATIVE = """
+import contextlib, socket, sys
+control = socket.socket(fileno=int(sys.argv[2]))
+lines = control.makefile("rb")
+lines.readline()
+control.sendall(b"loaded\\n")
+lines.readline()
+with contextlib.suppress(ConnectionError):
+    control.sendall(b"x" * 2**21)
+    lines.readline()
+sys.exit(7)
+"""
 
 
 class Place:
@@ -101,3 +116,17 @@ async def test_ctrl_c_before_anything_serves_is_told_by_the_status(
 ) -> None:
     place.supervisor._stop(number)
     assert await place.keep() == status
+
+
+async def test_a_worker_whose_channel_has_broken_is_let_go(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def talkative(python: str, *arguments: str, **more: Any) -> asyncio.subprocess.Process:
+        return await start(python, "-c", TALKATIVE, *arguments[2:], **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", talkative)
+    async with asyncio.timeout(20):
+        assert await Supervisor._run_worker(place.supervisor, place.supervisor._places[0]) == 7
+    assert place.supervisor._members == {}
