@@ -16,6 +16,7 @@ from pilotage_runtime.failure import Reason, Stage, StartFailure
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}\Z")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\Z")
+NAMES = "letters, digits, '.', '_' and '-', at most 253"
 # Beside models, not models.
 _ASIDE = frozenset({"lost+found", "__pycache__"})
 
@@ -44,16 +45,21 @@ def discover(root: Path, name: str) -> list[Location]:
         return [Location(name, "1", root)]
     if versions := _versions(root, name):
         return versions
-    named = [path for path in entries if _NAME.match(path.name)]
+    named = [path for path in entries if is_name(path.name)]
     for path in entries:
         if named and path not in named:
             logger.warning("%s; it is left out", _unnamed(path.name))
     return [location for path in named or entries for location in find(root, path.name)]
 
 
+def is_name(model: str) -> bool:
+    """Whether a model can have this name."""
+    return _NAME.match(model) is not None
+
+
 def find(root: Path, model: str) -> list[Location]:
     """List the versions of one model of a repository; none where it has no such model."""
-    if not _NAME.match(model):
+    if not is_name(model):
         raise StartFailure(Stage.LOAD, Reason.UNKNOWN_FORMAT, _unnamed(model))
     folder = root / model
     if not folder.is_dir():
@@ -62,9 +68,7 @@ def find(root: Path, model: str) -> list[Location]:
 
 
 def _unnamed(folder: str) -> str:
-    return (
-        f"the folder {folder[:60]!r} cannot be a model's name: letters, digits, '.', '_' and '-', at most 253"
-    )
+    return f"the folder {folder[:60]!r} cannot be a model's name: {NAMES}"
 
 
 def _versions(folder: Path, model: str) -> list[Location]:

@@ -20,6 +20,7 @@ from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import messages, v2, v2_grpc
+from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.grpc_server import GrpcServer
 from pilotage_runtime.tensors import DATATYPES
 from tests.runtime.conftest import Server, Servers, free_port
@@ -62,7 +63,12 @@ def request(*values: float, **fields: Any) -> Any:
 
 @asynccontextmanager
 async def connected(
-    run: Any = double, *, max_calls: int = 100, max_body_bytes: int = 10_000, **limits: Any
+    run: Any = double,
+    *,
+    control: Control | None = None,
+    max_calls: int = 100,
+    max_body_bytes: int = 10_000,
+    **limits: Any,
 ) -> AsyncGenerator[tuple[Client, World]]:
     async with serving(run, max_body_bytes=max_body_bytes, **limits) as world:
         port = free_port()
@@ -70,16 +76,18 @@ async def connected(
             world.repository,
             world.lifecycle,
             AccessLog(NOWHERE),
-            None,
+            control,
             world.handler.held,
             host="127.0.0.1",
             port=port,
             max_calls=max_calls,
         )
         await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Client(channel, server), world
-        await server.stop()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Client(channel, server), world
+        finally:
+            await server.stop()
 
 
 @pytest.fixture
@@ -203,6 +211,29 @@ async def test_whose_fault_it_is_decides_the_code() -> None:
             0
         ] is (grpc.StatusCode.NOT_FOUND)
         assert [world.count(code) for code in (400, 404, 500)] == [1, 1, 1]
+
+
+class Noting:
+    """Who loads and unloads, and only notes what."""
+
+    def __init__(self) -> None:
+        self.asked = list[str]()
+
+    async def load(self, model: str) -> None:
+        self.asked.append(model)
+
+    unload = load
+
+
+@pytest.mark.parametrize("step", ["RepositoryModelLoad", "RepositoryModelUnload"])
+async def test_what_can_be_no_models_name_is_passed_on_to_nobody(step: str) -> None:
+    async with connected(control=(noting := Noting())) as (client, _):
+        for name in ("x" * 254, "two\nlines", ""):
+            code, sentence = await code_of(getattr(client, step)(METHODS[step].request(model_name=name)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "cannot be a model's name: letters, digits" in sentence
+        await getattr(client, step)(METHODS[step].request(model_name="x" * 253))
+    assert noting.asked == ["x" * 253]
 
 
 async def test_a_message_beyond_the_cap_is_refused() -> None:

@@ -1,7 +1,7 @@
 """Everything but inference: health, metadata, the repository, OpenAPI and /docs, by FastAPI."""
 
 from copy import deepcopy
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from pilotage_runtime import __version__
+from pilotage_runtime.catalog import NAMES, is_name
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services import generate, predict, reading
@@ -50,9 +51,14 @@ class Control(Protocol):
         ...
 
 
-def forbidden() -> NoReturn:
-    """Refuse to load or unload."""
-    raise Refused("loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403)
+def allowed(control: Control | None, model: str) -> Control:
+    """Give who loads and unloads, or refuse: where that is switched off, and what can be no model's name."""
+    if control is None:
+        raise Refused("loading and unloading by request is switched off (PILOTAGE_REPOSITORY_CONTROL)", 403)
+    # Here, for between worker and supervisor a line can be too long.
+    if not is_name(model):
+        raise Refused(f"{model[:60]!r} cannot be a model's name: {NAMES}")
+    return control
 
 
 def build(
@@ -210,11 +216,11 @@ def _repository(app: FastAPI, repository: Repository, control: Control | None, h
     @app.post("/v2/repository/models/{model}/load", tags=["repository"])
     async def load(model: str) -> JSONResponse:
         """Load the versions of a model that the repository's folder holds now, on all workers or on none."""
-        await (control or forbidden()).load(model)
+        await allowed(control, model).load(model)
         return JSONResponse({})
 
     @app.post("/v2/repository/models/{model}/unload", tags=["repository"])
     async def unload(model: str) -> JSONResponse:
         """Stop serving a model; requests under way are answered."""
-        await (control or forbidden()).unload(model)
+        await allowed(control, model).unload(model)
         return JSONResponse({})

@@ -16,7 +16,7 @@ from pilotage_runtime.errors import BusyError, ModelFailedError, Refused, TooLat
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import messages, v2_grpc
 from pilotage_runtime.repository import Repository, State
-from pilotage_runtime.services.admin import EXTENSIONS, Control, forbidden
+from pilotage_runtime.services.admin import EXTENSIONS, Control, allowed
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.lifecycle import Lifecycle
@@ -341,12 +341,12 @@ class GrpcServer:
 
     async def _load(self, request: Any, context: Context) -> Any:
         del context
-        await (self._control or forbidden()).load(request.model_name)
+        await allowed(self._control, request.model_name).load(request.model_name)
         return self._answer("RepositoryModelLoad")
 
     async def _unload(self, request: Any, context: Context) -> Any:
         del context
-        await (self._control or forbidden()).unload(request.model_name)
+        await allowed(self._control, request.model_name).unload(request.model_name)
         return self._answer("RepositoryModelUnload")
 
     def _count(self, exchange: Exchange, engine: Engine | None, status: int, error: str | None) -> None:
