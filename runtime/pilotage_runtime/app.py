@@ -30,7 +30,7 @@ from pilotage_runtime.warmup import warm_up
 
 # Of a worker's share of memory, what the bodies of unanswered requests may take.
 _BUFFERED_SHARE = 0.25
-# gRPC calls at a time besides those that wait or run: probes, and streams between two requests.
+# gRPC calls at a time besides those that wait or run, as probes.
 _OTHER_CALLS = 64
 
 logger = logging.getLogger(__name__)

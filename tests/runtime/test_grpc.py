@@ -20,6 +20,7 @@ from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.errors import Refused
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import messages, v2, v2_grpc
+from pilotage_runtime.services import awaited, grpc_server
 from pilotage_runtime.services.admin import Control
 from pilotage_runtime.services.grpc_server import GrpcServer
 from pilotage_runtime.tensors import DATATYPES
@@ -44,6 +45,10 @@ class Client:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=METHODS["ModelStreamInfer"].response.FromString,
         )(requests)
+
+    def silent(self, name: str) -> Any:
+        """A call whose message never comes."""
+        return self._channel.stream_unary(f"/{messages.SERVICE}/{name}")()
 
     def __getattr__(self, name: str) -> Any:
         method = METHODS[name]
@@ -339,6 +344,46 @@ async def test_beyond_the_most_calls_at_a_time_the_answer_is_busy(gate: threadin
         gate.set()
         assert [(await call).outputs[0].contents.fp32_contents[0] for call in calls] == [2, 4]
         assert (await client.ModelInfer(request(3))).outputs[0].contents.fp32_contents[0] == 6
+
+
+async def test_a_call_whose_message_never_comes_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "MESSAGE_SECONDS", 0.2)
+    async with connected() as (client, _):
+        assert await code_of(client.silent("ModelInfer")) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED, "no whole message came within 0.2 s",
+        )  # fmt: skip
+        assert (await client.ModelInfer(request(3))).model_name == "m"
+
+
+async def test_a_stream_that_is_silent_for_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "STREAM_SECONDS", 0.2)
+    async with connected() as (client, _):
+        stream = client.stream()
+        await stream.write(request(4))
+        assert (await stream.read()).infer_response.outputs
+        code, sentence = await code_of(stream.read())
+        assert (code, sentence) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED, "no whole message came within 0.2 s; open the stream anew",
+        )  # fmt: skip
+
+
+async def test_of_calls_whose_message_is_to_come_the_longest_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(awaited, "_SPARED_SECONDS", 0.5)
+    async with connected(max_body_bytes=10_000, max_buffered_bytes=50_000) as (client, _):
+        waiting = client.server._arriving._waiting
+        first = client.silent("ServerReady")
+        await until(lambda: waiting)
+        others = [client.silent("ServerReady") for _ in range(5)]
+        await until(lambda: len(waiting) == 6)
+        # What has just come is spared: an honest call is whole by then.
+        assert (await client.ModelInfer(request(3))).model_name == "m"
+        assert not first.done()
+        code, sentence = await code_of(first)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert sentence == "busy: more than 5 calls wait for their message, and this one for longest"
+        assert not any(call.done() for call in others)
 
 
 async def test_messages_that_wait_may_together_only_have_so_many_bytes(gate: threading.Event) -> None:

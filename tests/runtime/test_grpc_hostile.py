@@ -48,8 +48,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
-def call(body: bytes) -> bytes:
-    """One call, as a client writes it, with these bytes in the place of its message."""
+def head(stream: int) -> bytes:
+    """A call's head, as a client writes it."""
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -62,12 +62,12 @@ def call(body: bytes) -> bytes:
     block = b"".join(
         b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in headers.items()
     )
-    return (
-        PREFACE
-        + frame(SETTINGS, 0, 0, b"")
-        + frame(HEADERS, END_HEADERS, 1, block)
-        + frame(DATA, END_STREAM, 1, body)
-    )
+    return frame(HEADERS, END_HEADERS, stream, block)
+
+
+def call(body: bytes) -> bytes:
+    """One call with these bytes in the place of its message."""
+    return PREFACE + frame(SETTINGS, 0, 0, b"") + head(1) + frame(DATA, END_STREAM, 1, body)
 
 
 def answer(port: int, sent: bytes) -> bytes:
@@ -152,6 +152,16 @@ def test_a_caller_that_goes_in_the_middle_of_its_call_is_forgotten(served: tuple
     for end in range(len(PREFACE), len(whole), 29):
         with socket.create_connection(("127.0.0.1", served[1]), 20) as connection:
             connection.sendall(whole[:end])
+
+
+def test_calls_whose_message_never_comes_keep_out_no_other(served: tuple[Server, int]) -> None:
+    with socket.create_connection(("127.0.0.1", served[1]), 20) as connection:
+        # More than there may be calls at a time.
+        heads = b"".join(head(1 + 2 * nth) for nth in range(900))
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b"") + heads)
+        with grpc.insecure_channel(f"127.0.0.1:{served[1]}") as channel:
+            for _ in range(20):
+                assert Client(channel).ModelInfer(honest(), timeout=20).outputs
 
 
 def test_a_whole_call_written_by_hand_is_answered(served: tuple[Server, int]) -> None:

@@ -17,6 +17,7 @@ from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import messages, v2_grpc
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.admin import EXTENSIONS, Control, allowed
+from pilotage_runtime.services.awaited import MESSAGE_SECONDS, STREAM_SECONDS, Awaited, CutOffError
 from pilotage_runtime.services.exchange import Exchange
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.lifecycle import Lifecycle
@@ -25,6 +26,9 @@ from pilotage_runtime.services.tracing import Tracing
 
 FINISH_SECONDS = 300
 _MAX_STREAMS = 1000  # at a time on one connection; beyond it they wait their turn
+# Of the calls whose message is still to come, so many are never cut off for others.
+_FEWEST_ARRIVING = 4
+_MOST_SILENT_STREAMS = 64  # between two requests
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -100,9 +104,13 @@ class GrpcServer:
         self._control = control
         self._methods = messages.load()
         self._stopping: asyncio.Future[None] | None = None
+        # Not by grpc, which counts calls whose message never comes: these would keep out all others.
+        self._most_calls = max_calls
+        self._calls = 0
+        # Each may hold a message of the largest size: together these have what the bodies of requests may have.
+        self._arriving = Awaited(max(_FEWEST_ARRIVING, held.most // held.each))
+        self._silent = Awaited(_MOST_SILENT_STREAMS)
         self._server = grpc.aio.server(
-            # Each may hold a message of the largest size before any queue can refuse it.
-            maximum_concurrent_rpcs=max_calls,
             options=[
                 ("grpc.max_receive_message_length", held.each),
                 ("grpc.max_send_message_length", -1),
@@ -149,19 +157,30 @@ class GrpcServer:
         await self._server.stop(FINISH_SECONDS)
 
     def _unary(self, method: messages.Method, handler: _Handler) -> Any:
-        async def call(received: _Received, context: Context) -> Any:
+        async def call(requests: Any, context: Context) -> Any:
+            del requests
             try:
-                if isinstance(received.message, Refused):
-                    raise received.message
-                return await handler(received, context)
-            except _Refusal as refusal:
+                received = await self._arriving.message(context, MESSAGE_SECONDS)
+                self._take_one_more()
+                try:
+                    return await handler(_whole(received), context)
+                finally:
+                    self._calls -= 1
+            except CutOffError as cut:
+                await context.abort(cut.status, cut.message)
+            except (_Refusal, Refused) as refusal:
                 await context.abort(_STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN), refusal.message)
-            except Refused as refused:
-                await context.abort(_STATUS.get(refused.status, grpc.StatusCode.UNKNOWN), refused.message)
 
-        return grpc.unary_unary_rpc_method_handler(
+        # A stream with one request is the same call; only of a stream grpc tells before its message is whole.
+        return grpc.stream_unary_rpc_method_handler(
             call, request_deserializer=_reading(method), response_serializer=method.write
         )
+
+    def _take_one_more(self) -> None:
+        """Count a call in whose message is whole; raise Refused where there are as many as are taken at a time."""
+        if self._calls >= self._most_calls:
+            raise Refused(f"busy: {self._calls} calls are not answered yet", 429)
+        self._calls += 1
 
     def _answer(self, method: str, **fields: Any) -> Any:
         return self._methods[method].response(**fields)
@@ -266,26 +285,33 @@ class GrpcServer:
 
     async def _model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer each request of a stream in its turn; a refusal is an answer, and the stream goes on."""
-        while (received := await self._next(requests, context)) is not None:
+        del requests
+        while received := await self._next(context):
             request = received.message
             if isinstance(request, Refused):
                 yield self._answer("ModelStreamInfer", error_message=request.message)
                 continue
             exchange = _exchange("ModelStreamInfer", context)
             try:
-                async for answer in self._answers(received, exchange):
-                    yield self._answer("ModelStreamInfer", infer_response=answer)
+                self._take_one_more()
+                try:
+                    async for answer in self._answers(received, exchange):
+                        yield self._answer("ModelStreamInfer", infer_response=answer)
+                finally:
+                    self._calls -= 1
             except (_Refusal, Refused) as refusal:
                 yield self._failure(request, refusal.message)
 
-    async def _next(self, requests: AsyncIterator[Any], context: Context) -> Any:
-        """Wait for a stream's next request; None at its end. One that says nothing holds no server back."""
+    async def _next(self, context: Context) -> Any:
+        """Wait for a stream's next request; what is false at its end. One that says nothing holds no server back."""
         assert self._stopping is not None
-        reading = asyncio.ensure_future(anext(requests, None))
+        reading = asyncio.ensure_future(self._silent.message(context, STREAM_SECONDS))
         try:
             await asyncio.wait((reading, self._stopping), return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 return reading.result()
+        except CutOffError as cut:
+            return await context.abort(cut.status, f"{cut.message}; open the stream anew")
         finally:
             reading.cancel()
         # Not a silent end: tritonclient would not tell whoever still waits for an answer.
@@ -376,6 +402,15 @@ class GrpcServer:
                 seconds,
                 model=(engine.name, engine.version) if engine is not None else None,
             )
+
+
+def _whole(received: Any) -> _Received:
+    """Give what came for a call that has one request; raise Refused where it has none, or it is no message."""
+    if not received:
+        raise Refused("the call ended before its message was whole")
+    if isinstance(received.message, Refused):
+        raise received.message
+    return received
 
 
 def _of_message(handler: Callable[[Any, Context], Awaitable[Any]]) -> _Handler:
