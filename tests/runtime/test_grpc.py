@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -216,6 +217,21 @@ async def test_whose_fault_it_is_decides_the_code() -> None:
             0
         ] is (grpc.StatusCode.NOT_FOUND)
         assert [world.count(code) for code in (400, 404, 500)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("named", ["customer_feature_{}", "признак_клиента_{}", "100%_{}"])
+async def test_a_refusal_that_has_much_to_tell_arrives_as_what_it_is(named: str) -> None:
+    names = tuple(named.format(at) for at in range(900))
+    many = Contract(
+        (TensorSpec("x", "FP32", (-1, 900)),), (TensorSpec("y", "FP32", (-1,)),), feature_names=names
+    )
+    async with connected(described=many) as (client, _):
+        code, sentence = await code_of(client.ModelInfer(request(1)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert sentence.startswith("input 'x'")
+    assert f"a row is {names[0]}, {names[1]}, " in sentence
+    assert sentence.endswith("…")
+    assert len(quote(sentence)) < 4000
 
 
 class Noting:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
@@ -29,6 +31,9 @@ _MAX_STREAMS = 1000  # at a time on one connection; beyond it they wait their tu
 # Of the calls whose message is still to come, so many are never cut off for others.
 _FEWEST_ARRIVING = 4
 _MOST_SILENT_STREAMS = 64  # between two requests
+_SENTENCE_BYTES = 2000
+_AS_IT_IS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+_HALF_ESCAPE = re.compile(r"%.?\Z")
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -169,7 +174,8 @@ class GrpcServer:
             except CutOffError as cut:
                 await context.abort(cut.status, cut.message)
             except (_Refusal, Refused) as refusal:
-                await context.abort(_STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN), refusal.message)
+                status = _STATUS.get(refusal.status, grpc.StatusCode.UNKNOWN)
+                await context.abort(status, _fitting(refusal.message))
 
         # A stream with one request is the same call; only of a stream grpc tells before its message is whole.
         return grpc.stream_unary_rpc_method_handler(
@@ -402,6 +408,15 @@ class GrpcServer:
                 seconds,
                 model=(engine.name, engine.version) if engine is not None else None,
             )
+
+
+def _fitting(message: str) -> str:
+    """Cut a sentence so that a client takes it: of 8 KiB of trailers it may refuse the call with a status of its own."""
+    # As it is sent: all but ASCII takes three bytes for each of its own.
+    sent = quote(message, safe=_AS_IT_IS, errors="replace")
+    if len(sent) <= _SENTENCE_BYTES:
+        return unquote(sent)
+    return unquote(_HALF_ESCAPE.sub("", sent[:_SENTENCE_BYTES]), errors="ignore") + "…"
 
 
 def _whole(received: Any) -> _Received:
