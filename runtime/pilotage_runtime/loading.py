@@ -19,6 +19,7 @@ from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.trial import Trials
 
 _IDLE_CHECK_SECONDS = 0.02
+_RETIRING_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,9 @@ class Loading:
             present = self._repository.by_number(number)
             if present is not None and present.state is State.READY and present.stamp == stamp(location.root):
                 continue
+            # The memory of what was let go is for this one; it is free once the last that it owes has its answer.
+            if self._retiring:
+                await asyncio.wait(self._retiring, timeout=_RETIRING_SECONDS)
             version = await asyncio.to_thread(self._load, number, location)
             if isinstance(version, StartFailure):
                 tell(version, location)

@@ -1,6 +1,7 @@
 """The models of one process, by name and version, and what state each is in."""
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,8 +43,10 @@ class Version:
 
     @property
     def used_at(self) -> float:
-        """When somebody last asked, by time.perf_counter."""
-        return self.engine.used_at if self.engine is not None else 0
+        """When somebody last asked, by time.perf_counter; now, while somebody is owed an answer."""
+        if self.engine is None:
+            return 0
+        return time.perf_counter() if self.engine.busy else self.engine.used_at
 
 
 class Repository:

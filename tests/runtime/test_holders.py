@@ -1,16 +1,21 @@
 """Models that go while requests for them still come: an engine is closed when the last that holds it has its answer."""
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilotage_runtime import loading
+from pilotage_runtime.catalog import Location
 from pilotage_runtime.errors import ModelFailedError, Refused
-from tests.runtime.scripted import Caller, World, body, double, engine, serving
+from tests.runtime.scripted import Caller, Scripted, World, body, double, engine, serving
 from tests.runtime.test_batching import infer_all, runs, short, x
+from tests.runtime.test_conductor import loading_of
 from tests.runtime.test_grpc import code_of, connected, request
 from tests.runtime.test_infer import until
+from tests.runtime.test_repository import scale
 
 WHOLE = {
     "/v2/models/m/infer": body(1),
@@ -72,6 +77,32 @@ async def test_whichever_way_it_was_asked_a_model_was_used_then(path: str) -> No
         assert (await caller.reader.readline()).startswith(b"HTTP/1.1 200")
         # Else it would be the first to make room for another.
         assert world.engine.used_at > 0
+
+
+async def test_a_model_that_answers_piece_by_piece_over_grpc_was_used_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stream(model: Scripted, inputs: Any, parameters: Any) -> Iterator[Any]:
+        yield {"y": inputs["x"]}
+
+    monkeypatch.setattr(Scripted, "stream", stream, raising=False)
+    async with connected() as (client, world):
+        world.engine.used_at = 0
+        call = client.stream()
+        await call.write(request(1))
+        assert (await call.read()).infer_response.outputs
+        assert world.engine.used_at > 0
+
+
+async def test_a_model_that_somebody_still_sends_to_is_in_use() -> None:
+    async with serving() as world:
+        caller = await half_sent(world, "/v2/models/m/infer")
+        world.engine.used_at = 0
+        (version,) = world.repository.versions("m")
+        assert version.used_at > 0
+        caller.writer.close()
+        await until(lambda: not world.engine.holders)
+        assert version.used_at == 0
 
 
 async def test_a_body_that_comes_slowly_for_one_model_keeps_no_other() -> None:
@@ -137,6 +168,34 @@ async def test_a_call_over_grpc_holds_its_model_until_it_is_answered(monkeypatch
         )
         await client.ModelInfer(request(1))
         assert (held, world.engine.holders) == ([1], 0)
+
+
+class Owing:
+    """A model that was let go, and somebody still waits for its answer."""
+
+    busy = True
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_model_is_loaded_when_what_was_let_go_for_it_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triple = {1: Location("triple", "1", scale(tmp_path / "triple.onnx", 3))}
+    room, owing = loading_of(tmp_path), Owing()
+    room._retire([owing])  # pyright: ignore[reportArgumentType] - as much of an engine as is looked at
+    preparing = asyncio.create_task(room.prepare(triple))
+    assert not (await asyncio.wait([preparing], timeout=1))[0]
+    owing.busy = False
+    await preparing
+    room._retire([Owing()])  # pyright: ignore[reportArgumentType] - the same
+    monkeypatch.setattr(loading, "_RETIRING_SECONDS", 0.1)
+    async with asyncio.timeout(10):
+        await room.prepare(triple)
+    for task in room._retiring:
+        task.cancel()
+    await room.abort()
 
 
 # Where one comes too late all the same.

@@ -335,6 +335,7 @@ class GrpcServer:
             return
         engine.slot.enter()
         engine.holders += 1
+        engine.used_at = exchange.started
         status, error = 499, "the caller left before it was answered"
         try:
             with self._held.whole(received.size):
