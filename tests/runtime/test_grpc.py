@@ -23,7 +23,8 @@ from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import messages, v2, v2_grpc
 from pilotage_runtime.services import awaited, grpc_server
 from pilotage_runtime.services.admin import Control
-from pilotage_runtime.services.grpc_server import GrpcServer
+from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.grpc_server import GrpcServer, _left
 from pilotage_runtime.tensors import DATATYPES
 from tests.runtime.conftest import Server, Servers, free_port
 from tests.runtime.scripted import NOWHERE, World, double, serving
@@ -282,6 +283,15 @@ async def test_the_callers_deadline_ends_the_wait(gate: threading.Event) -> None
         # The one that waited never ran.
         assert world.model.runs == [[1]]
         assert world.count(504) + world.count(499) == 2
+
+
+async def test_a_call_that_ends_at_its_deadline_came_too_late_and_before_it_was_left() -> None:
+    exchange = Exchange("POST", "/", [])
+    assert _left(exchange) == (499, "the caller left before it was answered")
+    exchange.deadline = asyncio.get_running_loop().time() + 10
+    assert _left(exchange)[0] == 499
+    exchange.deadline = asyncio.get_running_loop().time() + 0.001  # by grpc's clock it has come
+    assert _left(exchange) == (504, "no answer within the time that the caller waits")
 
 
 async def test_a_cancelled_call_leaves_the_queue(gate: threading.Event) -> None:

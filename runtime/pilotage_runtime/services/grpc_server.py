@@ -20,7 +20,7 @@ from pilotage_runtime.protocol import messages, v2_grpc
 from pilotage_runtime.repository import Repository, State
 from pilotage_runtime.services.admin import EXTENSIONS, Control, allowed
 from pilotage_runtime.services.awaited import MESSAGE_SECONDS, STREAM_SECONDS, Awaited, CutOffError
-from pilotage_runtime.services.exchange import Exchange
+from pilotage_runtime.services.exchange import Exchange, is_late
 from pilotage_runtime.services.held import Held
 from pilotage_runtime.services.lifecycle import Lifecycle
 from pilotage_runtime.services.payload_log import PayloadLog
@@ -30,8 +30,9 @@ FINISH_SECONDS = 300
 _MAX_STREAMS = 1000  # at a time on one connection; beyond it they wait their turn
 # Of the calls whose message is still to come, so many are never cut off for others.
 _FEWEST_ARRIVING = 4
-_MOST_SILENT_STREAMS = 64  # between two requests
+_MOST_SILENT_STREAMS = 256  # between two requests
 _SENTENCE_BYTES = 2000
+_TOO_LATE = "no answer within the time that the caller waits"
 _AS_IT_IS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _HALF_ESCAPE = re.compile(r"%.?\Z")
 _STATUS = {
@@ -243,7 +244,7 @@ class GrpcServer:
         try:
             answer = await self._run(engine, received, exchange)
         except asyncio.CancelledError:
-            self._count(exchange, engine, 499, "the caller left before it was answered")
+            self._count(exchange, engine, *_left(exchange))
             raise
         except _Refusal as refusal:
             self._count(exchange, engine, refusal.status, refusal.message)
@@ -278,7 +279,7 @@ class GrpcServer:
             case Refused():
                 return _Refusal(error.status, error.message)
             case TooLateError():
-                return _Refusal(504, "no answer within the time that the caller waits")
+                return _Refusal(504, _TOO_LATE)
             case BusyError():
                 return _Refusal(429, str(error))
             case ModelFailedError():
@@ -336,7 +337,7 @@ class GrpcServer:
         engine.slot.enter()
         engine.holders += 1
         engine.used_at = exchange.started
-        status, error = 499, "the caller left before it was answered"
+        outcome: tuple[int, str | None] | None = None
         try:
             with self._held.whole(received.size):
                 parsed = v2_grpc.read(request)
@@ -348,13 +349,13 @@ class GrpcServer:
                 ):
                     answer = self._answer("ModelInfer", model_name=engine.name, model_version=engine.version)
                     yield v2_grpc.write(answer, parsed, specs, values)
-            status, error = 200, None
+            outcome = 200, None
         except Exception as failure:
             refusal = self._told(failure, exchange)
-            status, error = refusal.status, refusal.message
+            outcome = refusal.status, refusal.message
             raise refusal from failure
         finally:
-            self._count(exchange, engine, status, error)
+            self._count(exchange, engine, *(outcome or _left(exchange)))
 
     def _failure(self, request: Any, message: str) -> Any:
         answer = self._answer("ModelStreamInfer", error_message=message)
@@ -418,6 +419,13 @@ def _fitting(message: str) -> str:
     if len(sent) <= _SENTENCE_BYTES:
         return unquote(sent)
     return unquote(_HALF_ESCAPE.sub("", sent[:_SENTENCE_BYTES]), errors="ignore") + "…"
+
+
+def _left(exchange: Exchange) -> tuple[int, str]:
+    """Tell why nobody waits any more: grpc ends a call at its deadline, which may be a moment before our own clock's."""
+    if is_late(exchange.deadline):
+        return 504, _TOO_LATE
+    return 499, "the caller left before it was answered"
 
 
 def _whole(received: Any) -> _Received:
