@@ -80,7 +80,8 @@ class CanaryStatus(ApiModel):
     created_at: Timestamp | None = None
     """When the revision was made."""
     progressing_since: Timestamp | None = None
-    """Since when progressDeadlineSeconds counts; absent while it does not: paused, or not the model's fault."""
+    """Since when progressDeadlineSeconds counts; absent while it does not: enough pods are ready, paused, or not the
+    model's fault."""
 
 
 class ManualWeight(ApiModel):

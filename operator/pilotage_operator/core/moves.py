@@ -67,7 +67,7 @@ def keep(facts: Facts, phase: Phase, reason: str, message: str, *, again: float 
     return Move(facts.status, phase, reason, message, again or (_LONG_POLL_SECONDS if long else POLL_SECONDS))
 
 
-def _deadline(move: Move, facts: Facts, *, runs: bool) -> Move:
+def deadline(move: Move, facts: Facts, *, runs: bool) -> Move:
     """Start or stop the clock of progressDeadlineSeconds; it stands still in the status, so it is written once."""
     canary = move.status.canary
     if canary is None or (canary.progressing_since is not None) == runs:
@@ -149,10 +149,10 @@ def first_waits(facts: Facts) -> Move:
         return Move(facts.status, "Failed", failure.reason, message, 2 * EVENT_SECONDS, event)
     if failure:
         waits = keep(facts, "Pending", failure.reason, f"Waiting: {failure}", again=EVENT_SECONDS)
-        return _deadline(waits, facts, runs=False)
+        return deadline(waits, facts, runs=False)
     message = f"Waiting for pods of {facts.canary.revision}.{_fetching(facts, 'The first has')}"
     waits = keep(facts, "Pending", "PodsStarting", message, again=EVENT_SECONDS)
-    return _deadline(waits, facts, runs=True)
+    return deadline(waits, facts, runs=True)
 
 
 def rest(facts: Facts) -> Move:
@@ -252,7 +252,7 @@ def hold_without_pods(facts: Facts) -> Move:
     event = None if known else Event("InfrastructureFailure", message, warning=True)
     status = set_weight(facts, 0) if facts.canary.weight else facts.status
     move = Move(status, "Holding", "InfrastructureFailure", message, EVENT_SECONDS, event)
-    return _deadline(move, facts, runs=False)
+    return deadline(move, facts, runs=False)
 
 
 def apply_manual_weight(facts: Facts) -> Move:
@@ -271,7 +271,7 @@ def pause(facts: Facts) -> Move:
     if step_unmarked(facts):
         return mark_step(facts)
     message = f"spec.rollout.paused holds {facts.canary.revision} at {facts.canary.weight}%."
-    return _deadline(keep(facts, "Paused", "Paused", message), facts, runs=False)
+    return deadline(keep(facts, "Paused", "Paused", message), facts, runs=False)
 
 
 def wait_for_pods(facts: Facts) -> Move:
@@ -280,13 +280,13 @@ def wait_for_pods(facts: Facts) -> Move:
         message = f"Waiting for the first pod of {facts.canary.revision} to fetch the model."
         message += _fetching(facts, "It has")
         waits = keep(facts, "Progressing", "DigestPending", message, again=again)
-        return _deadline(waits, facts, runs=True)
+        return deadline(waits, facts, runs=True)
     message = f"{facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."
     if facts.refused:
         return keep(facts, "Holding", facts.refused.reason, f"{message} {facts.refused}", again=again)
     message += _fetching(facts, "The first has")
     waits = keep(facts, "Progressing", "PodsStarting", message, again=again)
-    return _deadline(waits, facts, runs=True)
+    return deadline(waits, facts, runs=True)
 
 
 def _fetching(facts: Facts, who_has: str) -> str:
@@ -359,9 +359,8 @@ def pass_step(facts: Facts) -> Move:
     rollout = facts.rollout.model_copy(
         update={"step_index": facts.rollout.step_index + 1, "step_started_at": None}
     )
-    canary = facts.canary.model_copy(update={"progressing_since": facts.now})
     message = f"Step {facts.rollout.step_index + 1} passed: {facts.verdict.message}"
-    status = change(facts.status, rollout=rollout, canary=canary)
+    status = change(facts.status, rollout=rollout)
     return Move(status, "Progressing", "StepPassed", message, POLL_SECONDS, Event("StepPassed", message))
 
 
@@ -374,7 +373,8 @@ def baking(facts: Facts) -> Move:
         message = (
             f"The bake waits: {facts.available} of {facts.needed} pods of {facts.canary.revision} are ready."
         )
-        return keep(facts, "Baking", "PodsStarting", message)
+        waits = keep(facts, "Baking", "PodsStarting", message)
+        return deadline(waits, facts, runs=facts.failure is None)
     if facts.snapshot.deployment.spec.rollout.paused:
         message = f"{facts.canary.revision} has all traffic; spec.rollout.paused keeps its bake open."
         return keep(facts, "Baking", "Paused", message)

@@ -65,7 +65,10 @@ def decide(facts: Facts) -> moves.Move:
     facts = _with_manual_weight(facts)
     state = state_of(facts.status)
     row = next(row for row in TABLE if state in row.states and row.guard(facts))
-    return row.effect(facts)
+    move = row.effect(facts)
+    # A pod that falters later has the whole deadline again: it was ready once.
+    enough = facts.status.canary is not None and facts.enough_pods
+    return moves.deadline(move, facts, runs=False) if enough else move
 
 
 # Guards that need a sentence.

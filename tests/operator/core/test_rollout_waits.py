@@ -39,6 +39,37 @@ def test_a_pause_stops_the_deadline_of_the_pods(world: World) -> None:
     world.run(200, until="RolledBack")
 
 
+@pytest.mark.parametrize("phase", ["Progressing", "Baking"])
+def test_a_pod_that_falters_long_after_its_start_has_missed_no_deadline(world: World, phase: str) -> None:
+    steps = [{"weight": 50, "holdSeconds": 3600 if phase == "Progressing" else 15}]
+    rollout = {"steps": steps, "bakeSeconds": 3600, "progressDeadlineSeconds": 60}
+    world.edit(scaling={"minReplicas": 6, "maxReplicas": 10}, rollout=rollout)
+    world.run(10)
+    world.serve("v2")
+    world.run(60, until=phase)
+    for _ in range(2):
+        world.run(70)
+        world.failing_pods["v2"] = (1, None)
+        world.run(3)
+        world.failing_pods.clear()
+    world.run(3)
+    assert (world.phase, world.status["rejected"]) == (phase, [])
+
+
+@pytest.mark.parametrize("phase", ["Progressing", "Baking"])
+def test_pods_that_stay_away_have_missed_it(world: World, phase: str) -> None:
+    steps = [{"weight": 50, "holdSeconds": 3600 if phase == "Progressing" else 15}]
+    world.edit(rollout={"steps": steps, "bakeSeconds": 3600, "progressDeadlineSeconds": 60})
+    world.serve("v2")
+    world.run(60, until=phase)
+    world.run(70)
+    world.failing_pods["v2"] = (1, None)
+    world.run(55)
+    assert world.phase == phase
+    world.run(10, until="RollingBack")
+    assert "ProgressDeadlineExceeded" in world.status["rollback"]["evidence"]["detail"]
+
+
 def test_the_status_says_since_when_a_model_is_fetched(world: World) -> None:
     world.behaviours["v2"] = Behaviour(fetches=60)
     world.serve("v2")

@@ -53,8 +53,8 @@ class World:
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     no_pods_because: str = ""
     """The API server refuses new pods: a quota."""
-    failing_pods: dict[str, tuple[int, Failure]] = field(default_factory=dict)
-    """Version → how many of its pods fail, and how, beside those that go on serving."""
+    failing_pods: dict[str, tuple[int, Failure | None]] = field(default_factory=dict)
+    """Version → how many of its pods are not ready, and why if they say so, beside those that go on serving."""
     seconds: int = 0
     generation: int = 1
     status: dict[str, Any] = field(default_factory=dict)
