@@ -19,6 +19,7 @@ from tests.cluster.api_server import DEPLOYMENTS, ApiServer
 from tests.cluster.parts import connected, control_plane_in
 
 KEY = ("default", "fraud")
+MERGE = {"content-type": "application/merge-patch+json"}
 
 
 @pytest.fixture(scope="module")
@@ -40,35 +41,64 @@ async def cluster(plane: ControlPlane) -> AsyncIterator[Cluster]:
         yield found
 
 
+@pytest.fixture
+async def reconciler(cluster: Cluster) -> AsyncIterator[Reconciler]:
+    async with aiohttp.ClientSession() as session:
+        prometheus = Prometheus(session, "http://127.0.0.1:9")
+        yield Reconciler(cluster, Observer(cluster, prometheus, Install("runtime:1")))
+
+
 async def test_what_was_decided_is_told_though_it_could_not_be_done_yet(
-    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, cluster: Cluster, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next look finds the decision in the status and has nothing to tell any more."""
-    obj = {
-        "apiVersion": "pilotage.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {"name": "fraud"},
-        "spec": {"model": {"uri": "s3://models/fraud/1"}},
-    }
-    assert api.post(DEPLOYMENTS, json=obj).status_code == 201
+    _create(api, "fraud", {"model": {"uri": "s3://models/fraud/1"}})
 
     async def refuse(*_: Any, **__: Any) -> Any:
         raise ClusterError(500, "etcd has no leader")
 
-    async with aiohttp.ClientSession() as session:
-        observer = Observer(cluster, Prometheus(session, "http://127.0.0.1:9"), Install("runtime:1"))
-        reconciler = Reconciler(cluster, observer)
-        with monkeypatch.context() as broken:
-            broken.setattr(cluster, "apply", refuse)
-            again = await reconciler.reconcile(KEY)
-        assert again is not None
-        assert again < 5
-        assert _told(api) == ["FirstRevision"]
-        assert not _services(api)
-        # Once the API server is well again
-        await reconciler.reconcile(KEY)
-        assert _services(api)
-        assert _told(api) == ["FirstRevision"]
+    with monkeypatch.context() as broken:
+        broken.setattr(cluster, "apply", refuse)
+        again = await reconciler.reconcile(KEY)
+    assert again is not None
+    assert again < 5
+    assert _told(api) == ["FirstRevision"]
+    assert not _services(api)
+    # Once the API server is well again
+    await reconciler.reconcile(KEY)
+    assert _services(api)
+    assert _told(api) == ["FirstRevision"]
+
+
+async def test_turning_to_autoscaling_and_back_drops_no_pod_on_the_way(
+    api: ApiServer, reconciler: Reconciler
+) -> None:
+    """Kubernetes gives a field that its only owner stops sending its default: one replica."""
+    model = {"uri": "s3://models/sized/1", "digest": "sha256:" + "a" * 64}
+    _create(api, "sized", {"model": model, "scaling": {"replicas": 6}})
+    sizes: list[int] = []
+    for scaling in (
+        None,
+        {"replicas": None, "minReplicas": 6, "maxReplicas": 10},
+        {"minReplicas": 5},
+        {"replicas": 3, "minReplicas": None, "maxReplicas": None},
+        {"replicas": None, "minReplicas": 2},
+    ):
+        if scaling:
+            edited = api.patch(f"{DEPLOYMENTS}/sized", json={"spec": {"scaling": scaling}}, headers=MERGE)
+            assert edited.status_code == 200, edited.text
+        await reconciler.reconcile(("default", "sized"))
+        made = api.get("/apis/apps/v1/namespaces/default/deployments", params=_labelled("sized")).json()[
+            "items"
+        ]
+        sizes += [deployment["spec"]["replicas"] for deployment in made]
+    assert sizes == [6, 6, 6, 3, 3]
+
+
+def _create(api: ApiServer, name: str, spec: dict[str, Any]) -> None:
+    obj = {"apiVersion": "pilotage.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": name}}
+    made = api.post(DEPLOYMENTS, json={**obj, "spec": spec})
+    assert made.status_code == 201, made.text
 
 
 def _told(api: ApiServer) -> list[str]:
@@ -77,6 +107,9 @@ def _told(api: ApiServer) -> list[str]:
 
 
 def _services(api: ApiServer) -> list[str]:
-    label = {"labelSelector": "pilotage.dev/modeldeployment=fraud"}
-    found = api.get("/api/v1/namespaces/default/services", params=label).json()["items"]
+    found = api.get("/api/v1/namespaces/default/services", params=_labelled("fraud")).json()["items"]
     return [service["metadata"]["name"] for service in found]
+
+
+def _labelled(name: str) -> dict[str, str]:
+    return {"labelSelector": f"pilotage.dev/modeldeployment={name}"}

@@ -86,10 +86,12 @@ class Cluster:
         found = await self._request("GET", resource.root)
         return found is not None and any(r["name"] == resource.plural for r in found.get("resources", []))
 
-    async def apply(self, manifest: dict[str, Any], namespace: str, *, force: bool) -> dict[str, Any]:
-        """Apply a child on the server's side, as the one field manager of this operator."""
+    async def apply(
+        self, manifest: dict[str, Any], namespace: str, *, force: bool, manager: str = names.FIELD_MANAGER
+    ) -> dict[str, Any]:
+        """Apply a child on the server's side, as the field manager of this operator."""
         resource = CHILDREN[manifest["kind"]]
-        query = {"fieldManager": names.FIELD_MANAGER, "force": str(force).lower()}
+        query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(namespace, manifest["metadata"]["name"])
         return await self._written("PATCH", path, query, manifest, _APPLY)
 

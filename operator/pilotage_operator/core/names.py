@@ -11,6 +11,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "ModelDeployment"
 PLURAL = "modeldeployments"
 FIELD_MANAGER = "pilotage"
+HANDOVER_MANAGER = "pilotage-handover"
+"""Holds a field that we stop sending until its new owner writes it."""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT = f"{GROUP}/modeldeployment"

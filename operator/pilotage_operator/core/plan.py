@@ -30,6 +30,8 @@ class Apply:
     manifest: Mapping[str, Any]
     creates: bool
     """The child is not there yet: an object of somebody else under its name must not be taken over."""
+    handover: Mapping[str, Any] | None = None
+    """What another field manager is to apply first, so that its fields keep their values."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,23 @@ def _applies(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, dict[str, Any]
     for key, manifest in wanted.items():
         live, stamped = snapshot.children.get(key), difference.stamped(manifest)
         if live is None or (not _immutable(key) and difference.differs(stamped, live)):
-            yield Apply(stamped, creates=live is None)
+            yield Apply(stamped, creates=live is None, handover=_handover(manifest, live))
+
+
+def _handover(wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The replicas that the autoscaler goes on from: a field that its only owner drops falls back to 1."""
+    if live is None or wanted["kind"] != "Deployment" or "replicas" in wanted["spec"]:
+        return None
+    ours = any(
+        entry.get("manager") == names.FIELD_MANAGER
+        and "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        for entry in live["metadata"].get("managedFields", [])
+    )
+    replicas = live["spec"].get("replicas", 1)
+    if not ours or replicas == 1:
+        return None
+    named = {"apiVersion": wanted["apiVersion"], "kind": wanted["kind"]}
+    return {**named, "metadata": {"name": wanted["metadata"]["name"]}, "spec": {"replicas": replicas}}
 
 
 def _immutable(key: names.ObjectKey) -> bool:

@@ -100,6 +100,9 @@ class Reconciler:
                 waiting = waiting or occupied is Occupied.LEFTOVER
                 if occupied:
                     continue
+            if action.handover:
+                handed = dict(action.handover)
+                await self._cluster.apply(handed, namespace, force=True, manager=names.HANDOVER_MANAGER)
             manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [owner]}
             await self._cluster.apply(manifest, namespace, force=not action.creates)
         return frozenset(taken), waiting
