@@ -102,7 +102,9 @@ class Observer:
         found = {names.key_of(item): item for items in listed for item in items}
         children = {key: item for key, item in found.items() if _owned(item, deployment.metadata.uid)}
         strangers = {
-            key for key in suspects if await self.occupied(namespace, key, name) is Occupied.STRANGER
+            key
+            for key in suspects
+            if key not in found and await self.occupied(namespace, key, name) is Occupied.STRANGER
         }
         canary = deployment.status.canary
         # One with traffic has been fetched before; those who wait for it look every second.

@@ -16,9 +16,9 @@ from pilotage_operator.core import clock, difference, hosts, names, revisions, s
 from pilotage_operator.core.children import autoscaler, routes, rules, service_monitor, workload
 from pilotage_operator.core.conditions import Told, merge, phase_conditions
 from pilotage_operator.core.facts import Facts
-from pilotage_operator.core.moves import Event, Move
+from pilotage_operator.core.moves import REST_SECONDS, Event, Move
 from pilotage_operator.core.revisions import Revision
-from pilotage_operator.core.rollout import decide
+from pilotage_operator.core.rollout import State, decide, state_of
 from pilotage_operator.core.signals import Outage, Signals
 from pilotage_operator.core.snapshot import Snapshot
 
@@ -60,12 +60,12 @@ def plan(snapshot: Snapshot) -> Plan:
     """Decide and render; the same snapshot gives the same plan."""
     move = decide(Facts(snapshot))
     exposure = hosts.exposure(snapshot)
-    conflict = _conflict(snapshot)
+    wanted = {names.key_of(m): m for m in _children(snapshot, move, exposure)}
+    conflict = _conflict(snapshot, wanted)
     if conflict:
-        move = _stalled(snapshot, conflict)
-    wanted = {} if conflict else {names.key_of(m): m for m in _children(snapshot, move, exposure)}
+        move, wanted = _despite(snapshot, move, conflict, wanted)
     actions = (*_applies(snapshot, wanted), *([] if conflict else _retirements(snapshot, wanted)))
-    events = [move.event] if move.event and not conflict else []
+    events = [move.event] if move.event else []
     events += _corrections(snapshot)
     status = _told(snapshot, move, exposure, conflict)
     return Plan(status, actions, tuple(events), move.reason, move.message, move.look_again)
@@ -322,9 +322,9 @@ def _traffic_routed(snapshot: Snapshot, exposure: hosts.Exposure) -> Told:
 # What goes wrong around us.
 
 
-def _conflict(snapshot: Snapshot) -> str | None:
+def _conflict(snapshot: Snapshot, wanted: Mapping[names.ObjectKey, Any]) -> str | None:
     """A name that we need and somebody else's object has."""
-    taken = sorted(snapshot.strangers)
+    taken = sorted(snapshot.strangers & wanted.keys())
     if not taken:
         return None
     listed = ", ".join(f"{kind} {name}" for kind, name in taken)
@@ -344,17 +344,23 @@ def _conflict_conditions(status: StatusModel, message: str) -> list[Told]:
     ]
 
 
-def _stalled(snapshot: Snapshot, message: str) -> Move:
-    """Nothing is written over another's object; the state stays as it was."""
+def _despite(
+    snapshot: Snapshot, move: Move, message: str, wanted: dict[names.ObjectKey, Any]
+) -> tuple[Move, dict[names.ObjectKey, Any]]:
+    """Nothing is written over another's object. The state stays as it was, but for a bad revision's traffic."""
+    if State.ROLLING_BACK in {state_of(snapshot.status), state_of(move.status)}:
+        return move, {key: manifest for key, manifest in wanted.items() if key not in snapshot.strangers}
     known = any(c.reason == "NameConflict" for c in snapshot.status.conditions)
-    return Move(
+    canary = snapshot.status.canary
+    stalled = Move(
         status=snapshot.status,
         phase="Failed" if snapshot.status.stable is None else (snapshot.status.phase or "Failed"),
         reason="NameConflict",
         message=message,
-        look_again=30.0,
+        look_again=move.look_again if canary and canary.weight else REST_SECONDS,
         event=None if known else Event("NameConflict", message, warning=True),
     )
+    return stalled, {}
 
 
 def _corrections(snapshot: Snapshot) -> list[Event]:

@@ -33,7 +33,7 @@ class Snapshot:
     )
     """Live objects that carry our owner reference."""
     strangers: frozenset[names.ObjectKey] = frozenset()
-    """Names that we need and that belong to objects of somebody else."""
+    """Names of objects of somebody else that we needed before, or that carry our label."""
     pods: tuple[Pod, ...] = ()
     signals: Signals | Outage | None = None
     host_owners: Mapping[str, str] = field(default_factory=dict[str, str])

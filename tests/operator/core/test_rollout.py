@@ -357,3 +357,28 @@ def test_a_name_that_somebody_else_has_stalls_and_writes_nothing(world: World) -
     assert "Service fraud" in world.condition("Ready")["message"]
     assert world.writes <= writes + 2, "only the status is written"
     assert serving(world) == {"v1": 100}
+
+
+def test_what_others_make_with_our_label_under_a_name_that_we_do_not_need_is_left_alone(world: World) -> None:
+    """`kubectl expose deployment` copies the labels."""
+    world.strangers = frozenset({("Service", "fraud-debug")})
+    world.behaviours["v2"] = Behaviour(bad_share=0.5)
+    world.serve("v2")
+    world.run(60, until="RolledBack")
+    assert (world.condition("Stalled")["reason"], serving(world)) == ("RolledBack", {"v1": 100})
+
+
+@pytest.mark.parametrize("when", ["Progressing", "RollingBack"])
+def test_a_name_that_somebody_else_takes_keeps_no_bad_version_in_the_traffic(world: World, when: str) -> None:
+    stable = world.status["stable"]["revision"]
+    world.behaviours["v2"] = Behaviour(bad_share=0.5)
+    world.serve("v2")
+    world.run(60, until=when)
+    world.run(3 if when == "Progressing" else 0)
+    taken = ("PodDisruptionBudget", stable)
+    world.strangers, theirs = frozenset({taken}), {"theirs": True}
+    world.children[taken] = theirs
+    world.run(60, until="RolledBack")
+    assert serving(world) == {"v1": 100}
+    assert world.condition("Stalled")["reason"] == "NameConflict"
+    assert world.children[taken] is theirs, "it is left as it was"
