@@ -95,6 +95,22 @@ async def test_turning_to_autoscaling_and_back_drops_no_pod_on_the_way(
     assert sizes == [6, 6, 6, 3, 3]
 
 
+async def test_what_the_api_server_refuses_is_told_in_its_words(
+    api: ApiServer, reconciler: Reconciler
+) -> None:
+    runtime = {"resources": {"limits": {"nvidia.com/gpu": "500m"}}}
+    _create(api, "refused", {"model": {"uri": "s3://models/refused/1"}, "runtime": runtime})
+    for _ in range(3):
+        await reconciler.reconcile(("default", "refused"))
+    events = api.get("/api/v1/namespaces/default/events").json()["items"]
+    told = [event["message"] for event in events if event["reason"] == "ChildRefused"]
+    assert len(told) == 1
+    assert told[0].startswith("Deployment refused-")
+    assert "must be an integer" in told[0]
+    status = api.get(f"{DEPLOYMENTS}/refused").json()["status"]
+    assert told[0] in next(c["message"] for c in status["conditions"] if c["type"] == "Ready")
+
+
 def _create(api: ApiServer, name: str, spec: dict[str, Any]) -> None:
     obj = {"apiVersion": "pilotage.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": name}}
     made = api.post(DEPLOYMENTS, json={**obj, "spec": spec})

@@ -25,14 +25,21 @@ _APPLY = "application/apply-patch+yaml"
 class ClusterError(Exception):
     """The API server refused, or could not be reached."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, said: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.said = said or message
+        """The API server's own words, without what was asked of it."""
 
     @property
     def conflict(self) -> bool:
         """Somebody else wrote first, or the name is taken."""
         return self.code == 409
+
+    @property
+    def refused(self) -> bool:
+        """What was sent is not accepted: invalid, against a policy, or above a quota. It is the user's to mend."""
+        return self.code in {400, 403, 422}
 
 
 class Cluster:
@@ -172,7 +179,8 @@ class Cluster:
         if response.status == 404:
             return None
         if response.status >= 400:
-            raise ClusterError(response.status, f"{method} {path}: {_reason(content)}")
+            said = _reason(content)
+            raise ClusterError(response.status, f"{method} {path}: {said}", said)
         return content
 
 

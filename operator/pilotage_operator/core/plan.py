@@ -6,7 +6,7 @@ only after the live routes were seen without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class Delete:
 
 
 Action = Apply | Delete
+_REFUSAL_LIMIT = 400
+"""Of the API server's words: several must fit into a condition beside the rest."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,27 @@ def plan(snapshot: Snapshot) -> Plan:
         move, wanted = _despite(snapshot, move, conflict, wanted)
     actions = (*_applies(snapshot, wanted), *([] if conflict else _retirements(snapshot, wanted)))
     events = [move.event] if move.event else []
-    events += _corrections(snapshot)
+    events += [*_corrections(snapshot), *_refusals_untold(snapshot)]
     status = _told(snapshot, move, exposure, conflict)
     return Plan(status, actions, tuple(events), move.reason, move.message, move.look_again)
 
 
 # Children.
+
+
+def held_back(manifest: Mapping[str, Any], namespace: str, unmade: Collection[Mapping[str, Any]]) -> bool:
+    """Whether a child has to wait for some that could not be made.
+
+    What follows in a revision stands on what comes before it: without its ControllerRevision nobody would know
+    its Deployment, without its digest two pods could run different content. No route leads where no Service is.
+    """
+    revision = manifest["metadata"]["labels"].get(names.LABEL_REVISION)
+    if revision and any(m["metadata"]["labels"].get(names.LABEL_REVISION) == revision for m in unmade):
+        return True
+    leads_to = (
+        routes.revisions_in(manifest, namespace) if manifest["kind"] == "VirtualService" else set[str]()
+    )
+    return any(m["kind"] == "Service" and m["metadata"]["name"] in leads_to for m in unmade)
 
 
 def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Iterator[dict[str, Any]]:
@@ -216,7 +233,9 @@ def _told(snapshot: Snapshot, move: Move, exposure: hosts.Exposure, conflict: st
                 *(
                     _conflict_conditions(status, conflict)
                     if conflict
-                    else phase_conditions(move.phase, move.reason, move.message)
+                    else phase_conditions(
+                        move.phase, move.reason, " ".join([move.message, *_refusals(snapshot)])
+                    )
                 ),
                 *_nobody_serves(snapshot, status),
                 _slo_healthy(snapshot),
@@ -361,6 +380,20 @@ def _despite(
         event=None if known else Event("NameConflict", message, warning=True),
     )
     return stalled, {}
+
+
+def _refusals(snapshot: Snapshot) -> list[str]:
+    """What the API server did not accept, in its words."""
+    return [
+        f"{kind} {name} is refused by the API server: {said[:_REFUSAL_LIMIT]}"
+        for (kind, name), said in sorted(snapshot.refused.items())
+    ]
+
+
+def _refusals_untold(snapshot: Snapshot) -> list[Event]:
+    told = [condition.message for condition in snapshot.status.conditions]
+    fresh = [said for said in _refusals(snapshot) if not any(said in message for message in told)]
+    return [Event("ChildRefused", said, warning=True) for said in fresh]
 
 
 def _corrections(snapshot: Snapshot) -> list[Event]:

@@ -34,6 +34,8 @@ class Snapshot:
     """Live objects that carry our owner reference."""
     strangers: frozenset[names.ObjectKey] = frozenset()
     """Names of objects of somebody else that we needed before, or that carry our label."""
+    refused: Mapping[names.ObjectKey, str] = field(default_factory=dict[names.ObjectKey, str])
+    """Children that the API server did not accept when they were last applied, with its words."""
     pods: tuple[Pod, ...] = ()
     signals: Signals | Outage | None = None
     host_owners: Mapping[str, str] = field(default_factory=dict[str, str])

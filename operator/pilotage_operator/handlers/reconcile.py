@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +16,7 @@ from pilotage_operator.adapters.observer import InvalidObjectError, Observer, Oc
 from pilotage_operator.api.status import StatusModel
 from pilotage_operator.core import clock, names
 from pilotage_operator.core.moves import Event
-from pilotage_operator.core.plan import Apply, Plan, plan
+from pilotage_operator.core.plan import Apply, Plan, held_back, plan
 from pilotage_operator.core.snapshot import Snapshot
 from pilotage_operator.handlers.queue import Key
 
@@ -23,6 +25,36 @@ _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
 _LEFTOVERS_SECONDS = 1.0
 _CONTROLLER = "modeldeployment"
+
+
+class _UndoneError(Exception):
+    """Some of what was decided could not be done; all else was."""
+
+    def __init__(self, errors: Collection[ClusterError], look_again: float | None) -> None:
+        # Another's write is over in a moment; any other error takes longer.
+        self.worst = min(errors, key=lambda error: error.conflict)
+        self.look_again = look_again
+        super().__init__(str(self.worst))
+
+
+@dataclass
+class _Acted:
+    """What came of the actions of one reconcile."""
+
+    taken: set[names.ObjectKey] = field(default_factory=set[names.ObjectKey])
+    """Names that turned out to be somebody else's."""
+    waiting: bool = False
+    """A name will be free soon."""
+    errors: dict[names.ObjectKey, ClusterError] = field(default_factory=dict[names.ObjectKey, ClusterError])
+    unmade: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """Children of one generation that the API server did not accept, with the first words that it had for each."""
+
+    generation: int
+    said: Mapping[names.ObjectKey, str]
 
 
 class Reconciler:
@@ -34,6 +66,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._told: dict[Key, tuple[str, str]] = {}
         self._suspects: dict[Key, frozenset[names.ObjectKey]] = {}
+        self._refused: dict[Key, _Refused] = {}
         self._shown = telemetry.Shown()
 
     async def reconcile(self, key: Key) -> float | None:
@@ -44,6 +77,9 @@ class Reconciler:
             except InvalidObjectError as error:
                 await self._tell_invalid(key, error)
                 return self._retry(key, error)
+            except _UndoneError as error:
+                retry = self._retry(key, error.worst)
+                return retry if error.look_again is None else min(retry, error.look_again)
             except ClusterError as error:
                 return self._retry(key, error)
         self._failures.pop(key, None)
@@ -55,10 +91,14 @@ class Reconciler:
         snapshot = await self._observer.observe(namespace, name, self._suspects.pop(key, frozenset()))
         if snapshot is None:
             self._told.pop(key, None)
+            self._refused.pop(key, None)
             self._shown.forget(namespace, name)
             return None
         if snapshot.strangers:
             self._suspects[key] = snapshot.strangers
+        refused = self._refused.get(key)
+        if refused and refused.generation == snapshot.deployment.metadata.generation:
+            snapshot = replace(snapshot, refused=refused.said)
         decided = plan(snapshot)
         self._log(key, decided)
         written = decided.status.to_dict()
@@ -69,7 +109,7 @@ class Reconciler:
         if _decided_at(decided.status) != _decided_at(snapshot.status):
             telemetry.rollbacks.labels(namespace, name).inc()
         try:
-            taken, waiting = await self._act(snapshot, decided)
+            acted = await self._act(snapshot, decided)
         finally:
             # The decision stands in the status: what could not be done yet is done by the next look, which
             # would have nothing to tell any more.
@@ -77,35 +117,61 @@ class Reconciler:
                 metadata = snapshot.deployment.metadata
                 manifest = _manifest(event, key, metadata.uid, metadata.generation)
                 await self._cluster.record(namespace, manifest)
-        if taken:
-            self._suspects[key] = taken
+        self._remember_refusals(key, snapshot, acted)
+        if acted.taken:
+            self._suspects[key] = frozenset(acted.taken)
             return 0.0
-        return _LEFTOVERS_SECONDS if waiting else decided.look_again
+        if acted.errors:
+            canary = decided.status.canary
+            # With traffic it is watched as closely as before.
+            again = decided.look_again if canary and canary.weight else None
+            raise _UndoneError(acted.errors.values(), again)
+        if snapshot.refused:
+            return 0.0
+        return _LEFTOVERS_SECONDS if acted.waiting else decided.look_again
 
-    async def _act(self, snapshot: Snapshot, decided: Plan) -> tuple[frozenset[names.ObjectKey], bool]:
-        """Act in order; returns the names that turned out to be somebody else's, and whether one will be free soon."""
-        namespace, owner = snapshot.deployment.namespace, _owner_reference(snapshot)
-        taken: set[names.ObjectKey] = set()
-        waiting = False
+    async def _act(self, snapshot: Snapshot, decided: Plan) -> _Acted:
+        """Act in order. One child that cannot be applied keeps no other from it: a rollback goes on."""
+        namespace, acted = snapshot.deployment.namespace, _Acted()
         for action in decided.actions:
             if not isinstance(action, Apply):
-                await self._cluster.delete(action.key[0], namespace, action.key[1])
+                # What is retired may be what the child was to replace.
+                if not acted.errors:
+                    await self._cluster.delete(action.key[0], namespace, action.key[1])
                 continue
-            manifest = dict(action.manifest)
-            if action.creates:
-                key = names.key_of(manifest)
-                occupied = await self._observer.occupied(namespace, key, snapshot.deployment.name)
-                if occupied is Occupied.STRANGER:
-                    taken.add(key)
-                waiting = waiting or occupied is Occupied.LEFTOVER
-                if occupied:
-                    continue
-            if action.handover:
-                handed = dict(action.handover)
-                await self._cluster.apply(handed, namespace, force=True, manager=names.HANDOVER_MANAGER)
-            manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [owner]}
-            await self._cluster.apply(manifest, namespace, force=not action.creates)
-        return frozenset(taken), waiting
+            if held_back(action.manifest, namespace, acted.unmade):
+                continue
+            try:
+                await self._apply(action, snapshot, acted)
+            except ClusterError as error:
+                acted.errors[names.key_of(dict(action.manifest))] = error
+                if action.creates:
+                    acted.unmade.append(action.manifest)
+        return acted
+
+    async def _apply(self, action: Apply, snapshot: Snapshot, acted: _Acted) -> None:
+        manifest, namespace = dict(action.manifest), snapshot.deployment.namespace
+        if action.creates:
+            key = names.key_of(manifest)
+            occupied = await self._observer.occupied(namespace, key, snapshot.deployment.name)
+            if occupied is Occupied.STRANGER:
+                acted.taken.add(key)
+            acted.waiting = acted.waiting or occupied is Occupied.LEFTOVER
+            if occupied:
+                return
+        if action.handover:
+            handed = dict(action.handover)
+            await self._cluster.apply(handed, namespace, force=True, manager=names.HANDOVER_MANAGER)
+        manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [_owner_reference(snapshot)]}
+        await self._cluster.apply(manifest, namespace, force=not action.creates)
+
+    def _remember_refusals(self, key: Key, snapshot: Snapshot, acted: _Acted) -> None:
+        """For the next look to tell. Words that change at each try must not make a write at each try."""
+        self._refused.pop(key, None)
+        said = {child: error.said for child, error in acted.errors.items() if error.refused}
+        if said:
+            before = {child: words for child, words in snapshot.refused.items() if child in said}
+            self._refused[key] = _Refused(snapshot.deployment.metadata.generation, {**said, **before})
 
     async def _tell_invalid(self, key: Key, error: InvalidObjectError) -> None:
         """The status cannot be written either: it may be what is invalid."""

@@ -96,12 +96,16 @@ class World:
 
     def step(self) -> None:
         """One second: traffic flows, and the operator looks until it changes nothing."""
-        self.seconds += 1
-        self._traffic()
+        self.tick()
         for _ in range(10):
             if not self.reconcile():
                 return
         raise AssertionError("the operator does not come to rest:\n" + "\n".join(self.timeline))
+
+    def tick(self) -> None:
+        """One second in which nobody looks."""
+        self.seconds += 1
+        self._traffic()
 
     def reconcile(self) -> bool:
         """One look and its actions; whether anything was written."""
@@ -110,7 +114,7 @@ class World:
         changed = status != self.status
         self.status = status
         for action in decided.actions:
-            self._act(action)
+            self.act(action)
         for event in decided.events:
             self.events.append(event.reason)
         self._note(self._shown(decided.reason))
@@ -160,7 +164,7 @@ class World:
 
     # The cluster.
 
-    def _act(self, action: Any) -> None:
+    def act(self, action: Any) -> None:
         if isinstance(action, Apply):
             key = names.key_of(dict(action.manifest))
             self.children[key] = dict(action.manifest)
