@@ -105,7 +105,8 @@ class RolloutStatus(ApiModel):
     step_started_at: Timestamp | None = None
     """When the routes had the step's weight; evidence is counted from here."""
     stable_replicas: Integer = 1
-    """Pods of the stable revision when the rollout began; it keeps at least these until the bake ends."""
+    """Most pods of the stable revision when the rollout or a step of it began; it keeps at least these until the
+    bake ends."""
     manual: ManualWeight | None = None
     """The weight set by hand; it counts only for the revision beside it."""
     queued: str | None = None

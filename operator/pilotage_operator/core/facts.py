@@ -113,6 +113,12 @@ class Facts:
         return sizing.canary_size(self.status, self.snapshot.deployment.spec.scaling)
 
     @property
+    def grown(self) -> int:
+        """The stable revision's size, by which the next weight is sized: what its autoscaler added is needed."""
+        assert self.status.stable is not None
+        return max(self.rollout.stable_replicas, self.snapshot.replicas(self.status.stable.revision))
+
+    @property
     def available(self) -> int:
         return self.snapshot.available(self.canary.revision)
 

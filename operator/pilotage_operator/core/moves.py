@@ -357,7 +357,11 @@ def count_anew(facts: Facts) -> Move:
 
 def pass_step(facts: Facts) -> Move:
     rollout = facts.rollout.model_copy(
-        update={"step_index": facts.rollout.step_index + 1, "step_started_at": None}
+        update={
+            "step_index": facts.rollout.step_index + 1,
+            "step_started_at": None,
+            "stable_replicas": facts.grown,
+        }
     )
     message = f"Step {facts.rollout.step_index + 1} passed: {facts.verdict.message}"
     status = change(facts.status, rollout=rollout)

@@ -11,7 +11,7 @@ else moves traffic. Rows stand in order of urgency:
 5. A step needs pods, then routes, then time, then evidence, in this order.
 
 Invariants: weight rises only on a Pass, a manual weight, or a first deployment; the stable revision's pods are
-never fewer than at the rollout's start until the bake ends; a rejected content starts nothing.
+never fewer than when the last step began until the bake ends; a rejected content starts nothing.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _with_manual_weight(facts: Facts) -> Facts:
     obeyed = known is not None and known.revision == facts.status.canary.revision
     if manual is None and obeyed:
         rollout = rollout.model_copy(update={"step_index": _step_not_below(facts), "step_started_at": None})
-    status = moves.change(facts.status, rollout=rollout.model_copy(update={"manual": manual}))
+    rollout = rollout.model_copy(update={"manual": manual, "stable_replicas": facts.grown})
+    status = moves.change(facts.status, rollout=rollout)
     deployment = facts.snapshot.deployment.model_copy(update={"status": status})
     return Facts(replace(facts.snapshot, deployment=deployment))
 

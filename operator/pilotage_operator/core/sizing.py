@@ -26,11 +26,11 @@ def canary_size(status: StatusModel, scaling: ScalingSpec) -> int:
     """Pods that the canary needs for its wanted weight; at least one."""
     if status.rollout is None or status.stable is None:
         return scaling.minimum
-    return max(1, ceil(status.rollout.stable_replicas * wanted_weight(status) / 100))
+    return max(1, ceil(stable_size(status, scaling) * wanted_weight(status) / 100))
 
 
 def stable_size(status: StatusModel, scaling: ScalingSpec) -> int:
-    """Pods that the stable revision keeps: its size at the start of the rollout until the bake has ended."""
+    """Pods that the stable revision keeps until the bake has ended: as many as when a step began, or as asked for."""
     if status.rollout is None:
         return scaling.minimum
     return max(scaling.minimum, status.rollout.stable_replicas)

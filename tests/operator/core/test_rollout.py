@@ -312,6 +312,42 @@ def test_pods_are_sized_before_traffic_and_stable_keeps_its_size_until_the_bake_
         assert world.seconds < 600
 
 
+def pods_of_the_canary(world: World) -> int:
+    return sum(pod.revision == world.status["canary"]["revision"] for pod in world.snapshot().pods)
+
+
+def test_a_size_raised_in_the_middle_is_the_new_versions_as_well() -> None:
+    world = World({"model": {"uri": STORE + "v1"}, "rollout": ROLLOUT, "scaling": {"replicas": 2}})
+    world.run(30, until="Stable")
+    world.serve("v2")
+    world.run(12)
+    assert (serving(world), pods_of_the_canary(world)) == ({"v1": 90, "v2": 10}, 1)
+    world.edit(scaling={"replicas": 20})
+    world.run(60, until="Baking")
+    world.run(1)
+    assert (serving(world), pods_of_the_canary(world)) == ({"v2": 100}, 20)
+
+
+@pytest.mark.parametrize("weight", [50, None])
+def test_what_the_autoscaler_added_to_the_old_version_sizes_the_next_weight(
+    world: World, weight: int | None
+) -> None:
+    world.serve("v2")
+    world.run(12)
+    assert (serving(world), pods_of_the_canary(world)) == ({"v1": 90, "v2": 10}, 1)
+    world.scaled_to["v1"] = 20
+    world.rollout(canaryWeight=weight)
+    while serving(world) != {"v1": 50, "v2": 50}:
+        world.run(1)
+    assert pods_of_the_canary(world) == 10
+    del world.scaled_to["v1"]
+    world.run(5)
+    stable = world.status["stable"]["revision"]
+    assert world.children["HorizontalPodAutoscaler", stable]["spec"]["minReplicas"] == 20, (
+        "it may have to take all"
+    )
+
+
 def test_a_shared_outage_takes_no_young_version_back(world: World) -> None:
     world.requests_per_second = 1000
     world.run(120)

@@ -55,6 +55,8 @@ class World:
     """The API server refuses new pods: a quota."""
     failing_pods: dict[str, tuple[int, Failure | None]] = field(default_factory=dict)
     """Version → how many of its pods are not ready, and why if they say so, beside those that go on serving."""
+    scaled_to: dict[str, int] = field(default_factory=dict)
+    """Version → pods that its autoscaler asks for, where these are more than its minimum."""
     seconds: int = 0
     generation: int = 1
     status: dict[str, Any] = field(default_factory=dict)
@@ -183,7 +185,8 @@ class World:
     def _replicas(self, revision: str) -> int:
         scaler = self.children.get(("HorizontalPodAutoscaler", revision))
         spec = self.children["Deployment", revision]["spec"]
-        return scaler["spec"]["minReplicas"] if scaler else spec.get("replicas", 1)
+        asked = self.scaled_to.get(self.version(revision), 0)
+        return max(asked, scaler["spec"]["minReplicas"]) if scaler else spec.get("replicas", 1)
 
     def _ready(self, revision: str) -> bool:
         behaviour = self._behaviour(revision)
