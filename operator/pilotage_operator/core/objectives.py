@@ -9,6 +9,8 @@ from pilotage_operator.api.slo import SLOSpec
 
 LEAST_BAD_REQUESTS = 5
 """The least that can tell a fault from bad luck."""
+LIVENESS = "liveness"
+"""What an alert is about that counts silent pods instead of requests."""
 SIGNIFICANT_Z = 3.0
 FAST_BURN = 14.4
 _HIGHEST_THRESHOLD = 0.25

@@ -7,12 +7,15 @@ from typing import Any
 from pilotage_operator.api.status import Evidence, Rejected, RollbackStatus
 from pilotage_operator.core.facts import Facts
 from pilotage_operator.core.moves import POLL_SECONDS, REST_SECONDS, Event, Move, change, keep, set_weight
+from pilotage_operator.core.objectives import LIVENESS
 from pilotage_operator.core.signals import Signals
 from pilotage_operator.core.verdict import firing_alerts, in_doubt
 
 _DOUBT_POLL_SECONDS = 5.0
 """After a rollback out of the bake, while the old revision is watched for the same fault."""
 _REMEMBERED_REJECTIONS = 10
+_PODS = "pods"
+"""The signal of a rollback for what the pods say of themselves."""
 
 
 def _roll_back(facts: Facts, reason: str, message: str, evidence: Evidence) -> Move:
@@ -49,7 +52,7 @@ def on_signals(facts: Facts) -> Move:
 def on_pods(facts: Facts) -> Move:
     failure = facts.failure
     assert failure is not None
-    evidence = Evidence(signal="pods", observed_at=facts.now, detail=str(failure))
+    evidence = Evidence(signal=_PODS, observed_at=facts.now, detail=str(failure))
     return _roll_back(facts, failure.reason, str(failure), evidence)
 
 
@@ -90,11 +93,13 @@ def _final_evidence(facts: Facts) -> Evidence:
     evidence, signals = facts.status.rollback.evidence, facts.snapshot.signals
     if not isinstance(signals, Signals):
         return evidence
-    slo = evidence.signal if evidence.signal in signals.counts else "availability"
+    # What counts no requests itself is told with those that failed.
+    slo = "availability" if evidence.signal in {LIVENESS, _PODS} else evidence.signal
     counts = signals.of(slo, facts.canary.revision)
-    changes: dict[str, Any] = {"window_seconds": round(signals.window_seconds)}
+    changes: dict[str, Any] = {}
     if counts.requests:
         changes |= {"requests": round(counts.requests), "failed_requests": round(counts.bad)}
+        changes |= {"window_seconds": round(signals.window_seconds)}
     rest = signals.others(slo, facts.canary.revision)
     if evidence.stable_value is None and rest.requests and evidence.signal == slo:
         changes["stable_value"] = round(rest.share, 6)

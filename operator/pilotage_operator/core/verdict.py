@@ -14,7 +14,7 @@ from math import floor
 
 from pilotage_operator.api.status import Evidence, RollbackStatus, StatusModel
 from pilotage_operator.core import clock
-from pilotage_operator.core.objectives import LEAST_BAD_REQUESTS, Objective
+from pilotage_operator.core.objectives import LEAST_BAD_REQUESTS, LIVENESS, Objective
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
 from pilotage_operator.core.significance import worse_than_budget, worse_than_others
 
@@ -163,8 +163,11 @@ def _doubt(signals: Signals, alert: Alert, held_to: Sequence[Objective], *, alon
     Its window reaches back beyond this step: into an outage that all shared, or into the days of an earlier
     ModelDeployment that had this name and this content. An alert that counts no requests is believed.
     """
-    if all(alert.slo != objective.slo for objective in held_to):
+    if alert.slo == LIVENESS:
         return None
+    if all(alert.slo != objective.slo for objective in held_to):
+        message = f"{alert.name} fires for {alert.slo}, to which spec.slo holds nothing any more."
+        return Verdict(Outcome.UNKNOWN, "AlertUnconfirmed", message)
     seen = signals.of(alert.slo, alert.revision)
     if seen.bad < LEAST_BAD_REQUESTS:
         message = f"{alert.name} fires, but only {seen.bad:.0f} bad requests are of this step's time."

@@ -85,6 +85,21 @@ def test_a_bad_version_is_taken_back_with_the_evidence(world: World) -> None:
     matches_golden("bad-version", world.timeline)
 
 
+def test_the_evidence_of_an_slo_that_is_removed_meanwhile_stays_what_it_was(world: World) -> None:
+    world.edit(slo={"latency": {"thresholdMilliseconds": 100, "objectivePercent": 99}})
+    world.behaviours["v2"] = Behaviour(late_share=0.9)
+    world.serve("v2")
+    world.run(60, until="RollingBack")
+    decided = world.status["rollback"]["evidence"]
+    world.edit(slo={})
+    world.run(60, until="RolledBack")
+    final = world.status["rollback"]["evidence"]
+    told = ("signal", "value", "requests", "failedRequests", "windowSeconds")
+    assert [final[key] for key in told] == [decided[key] for key in told]
+    assert final["signal"] == "latency"
+    assert final["failedRequests"] > 0
+
+
 def test_rejected_content_is_not_tried_again_until_content_or_token_change(world: World) -> None:
     world.behaviours["v3"] = Behaviour(bad_share=0.5)
     world.serve("v3")

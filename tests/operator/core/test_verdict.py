@@ -20,7 +20,12 @@ GONE = Alert("PilotageRevisionGone", CANARY, "liveness", True, True, 1, 0, "q")
 
 
 def seen(
-    canary: tuple[int, int], stable: tuple[int, int], *alerts: Alert, alone: bool = False, **changes: Any
+    canary: tuple[int, int],
+    stable: tuple[int, int],
+    *alerts: Alert,
+    slo: SLOSpec = SLO,
+    alone: bool = False,
+    **changes: Any,
 ) -> Verdict:
     counts = {CANARY: Counts(*canary), STABLE: Counts(*stable)}
     signals = Signals(
@@ -32,7 +37,7 @@ def seen(
     return judge(
         signals,
         canary=CANARY,
-        held_to=objectives(SLO),
+        held_to=objectives(slo),
         least_requests=20,
         interval_seconds=5,
         alone=alone,
@@ -69,6 +74,13 @@ def test_a_doubtful_alert_keeps_no_other_evidence_from_condemning() -> None:
     assert verdict.reason == "AlertFiring"
     assert verdict.evidence is not None
     assert verdict.evidence.alert == "PilotageRevisionFailing"
+
+
+def test_an_alert_for_an_objective_that_the_spec_has_no_more_holds() -> None:
+    """Prometheus goes on with the old rules for a while."""
+    slow = Alert("PilotageRevisionSlow", CANARY, "latency", True, True, 0.9, 0.144, "q")
+    verdict = seen((100, 0), (900, 0), slow, slo=SLOSpec())
+    assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, "AlertUnconfirmed")
 
 
 def test_silent_pods_condemn_without_any_count() -> None:

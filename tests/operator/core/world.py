@@ -13,7 +13,7 @@ from pilotage_operator.core import clock, names, revisions
 from pilotage_operator.core.children import routes
 from pilotage_operator.core.fetching import Fetched
 from pilotage_operator.core.install import Features, Install
-from pilotage_operator.core.objectives import objectives
+from pilotage_operator.core.objectives import Objective, objectives
 from pilotage_operator.core.plan import Apply, plan
 from pilotage_operator.core.pods import Failure, Pod
 from pilotage_operator.core.signals import Alert, Counts, Outage, Signals
@@ -33,7 +33,8 @@ class Behaviour:
 
     ready_after: int | None = 3
     bad_share: float = 0.0
-    refused_share: float = 0.0
+    late_share: float = 0.0
+    """Answers later than spec.slo.latency allows."""
     failure: Failure | None = None
     fetches: int = 0
     """Seconds after its first that a pod has fetched the model."""
@@ -265,6 +266,13 @@ class World:
             for revision, counts in last.items()
         }
 
+    def _counted(self, objective: Objective, since: float) -> dict[str, Counts]:
+        counts = self._counts(since)
+        if objective.slo == "availability":
+            return counts
+        late = {r: self._behaviour(r).late_share if objective.slo == "latency" else 0.0 for r in counts}
+        return {r: Counts(seen.requests, seen.requests * late[r]) for r, seen in counts.items()}
+
     def _signals(self, now: datetime, held_to: list[Any]) -> Signals | Outage:
         if not self.prometheus_up:
             return Outage(now, "Prometheus did not answer")
@@ -275,7 +283,7 @@ class World:
             rules_evaluated_at=now,
             alerts=tuple(self._alerts(held_to)),
             window_seconds=max(1, self.seconds - since) if began else 0,
-            counts={"availability": self._counts(since)},
+            counts={objective.slo: self._counted(objective, since) for objective in held_to},
         )
 
     def _alerts(self, held_to: list[Any]) -> list[Alert]:

@@ -18,6 +18,7 @@ from pilotage_operator.core import names
 from pilotage_operator.core.objectives import (
     FAST_BURN,
     LEAST_BAD_REQUESTS,
+    LIVENESS,
     SIGNIFICANT_Z,
     Objective,
     objectives,
@@ -126,7 +127,7 @@ def _unscraped(selector: str, interval_seconds: int) -> dict[str, Any]:
         # All of several revisions at once: then it is the network or Prometheus, and no revision's fault.
         "expr": f"count by ({by}) ({missed} and {served_before}) == count by ({by}) (up{{{selector}}})"
         f" unless on (namespace, modeldeployment) ({all_silent})",
-        "labels": {"severity": "page", "pilotage_action": "rollback", "slo": "liveness"},
+        "labels": {"severity": "page", "pilotage_action": "rollback", "slo": LIVENESS},
         "annotations": {
             "summary": "No pod of revision {{ $labels.revision }} answered its last two scrapes.",
             "description": "{{ $value }} pods that answered before are silent now.",
