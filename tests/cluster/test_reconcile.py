@@ -13,6 +13,7 @@ from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
 from pilotage_operator.adapters.observer import Observer
 from pilotage_operator.adapters.prometheus import Prometheus
 from pilotage_operator.api.crd import crd
+from pilotage_operator.core import names
 from pilotage_operator.core.install import Install
 from pilotage_operator.handlers.reconcile import Reconciler
 from tests.cluster.api_server import DEPLOYMENTS, ApiServer
@@ -63,11 +64,25 @@ async def test_what_was_decided_is_told_though_it_could_not_be_done_yet(
     assert again is not None
     assert again < 5
     assert _told(api) == ["FirstRevision"]
-    assert not _services(api)
+    assert not _services(api, "fraud")
     # Once the API server is well again
     await reconciler.reconcile(KEY)
-    assert _services(api)
+    assert _services(api, "fraud")
     assert _told(api) == ["FirstRevision"]
+
+
+async def test_a_child_that_lost_our_label_is_ours_still(api: ApiServer, reconciler: Reconciler) -> None:
+    _create(api, "bared", {"model": {"uri": "s3://models/bared/1"}})
+    for _ in range(2):
+        await reconciler.reconcile(("default", "bared"))
+    services = "/api/v1/namespaces/default/services"
+    (name,) = _services(api, "bared")
+    bare = {"metadata": {"labels": {names.LABEL_DEPLOYMENT: None}}, "spec": {"selector": {"other": "pods"}}}
+    assert api.patch(f"{services}/{name}", json=bare, headers=MERGE).status_code == 200
+    assert not _services(api, "bared")
+    await reconciler.reconcile(("default", "bared"))
+    assert _services(api, "bared") == [name]
+    assert api.get(f"{services}/{name}").json()["spec"]["selector"] == names.labels("bared", name)
 
 
 async def test_turning_to_autoscaling_and_back_drops_no_pod_on_the_way(
@@ -122,8 +137,8 @@ def _told(api: ApiServer) -> list[str]:
     return [event["reason"] for event in events if event["involvedObject"]["name"] == "fraud"]
 
 
-def _services(api: ApiServer) -> list[str]:
-    found = api.get("/api/v1/namespaces/default/services", params=_labelled("fraud")).json()["items"]
+def _services(api: ApiServer, name: str) -> list[str]:
+    found = api.get("/api/v1/namespaces/default/services", params=_labelled(name)).json()["items"]
     return [service["metadata"]["name"] for service in found]
 
 

@@ -53,11 +53,13 @@ class InvalidObjectError(Exception):
 
 
 class Occupied(Enum):
-    """Whose an object is that has the name of a child."""
+    """Whose an object is that has the name of a child and was not found as one."""
 
     STRANGER = auto()
     LEFTOVER = auto()
     """A child of an earlier ModelDeployment of this name, which Kubernetes is about to remove."""
+    OURS = auto()
+    """It has lost the label by which we list."""
 
 
 class Observer:
@@ -104,7 +106,7 @@ class Observer:
         strangers = {
             key
             for key in suspects
-            if key not in found and await self.occupied(namespace, key, name) is Occupied.STRANGER
+            if key not in found and await self.occupied(deployment, key) is Occupied.STRANGER
         }
         canary = deployment.status.canary
         # One with traffic has been fetched before; those who wait for it look every second.
@@ -125,13 +127,15 @@ class Observer:
             host_owners=owners,
         )
 
-    async def occupied(self, namespace: str, key: names.ObjectKey, deployment: str) -> Occupied | None:
-        """By whom the name of a child that we do not have is taken."""
+    async def occupied(self, deployment: ModelDeployment, key: names.ObjectKey) -> Occupied | None:
+        """By whom the name of a child that is not among ours is taken."""
         kind, name = key
-        found = await self._cluster.get(CHILDREN[kind], namespace, name)
+        found = await self._cluster.get(CHILDREN[kind], deployment.namespace, name)
         if found is None:
             return None
-        return Occupied.LEFTOVER if _leftover(found, deployment) else Occupied.STRANGER
+        if _owned(found, deployment.metadata.uid):
+            return Occupied.OURS
+        return Occupied.LEFTOVER if _leftover(found, deployment.name) else Occupied.STRANGER
 
     async def _signals(self, deployment: ModelDeployment, features: Features) -> Signals | Outage | None:
         if not features.prometheus_rules:

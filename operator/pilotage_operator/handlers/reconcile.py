@@ -150,20 +150,21 @@ class Reconciler:
         return acted
 
     async def _apply(self, action: Apply, snapshot: Snapshot, acted: _Acted) -> None:
-        manifest, namespace = dict(action.manifest), snapshot.deployment.namespace
-        if action.creates:
+        manifest, namespace, ours = dict(action.manifest), snapshot.deployment.namespace, not action.creates
+        if not ours:
             key = names.key_of(manifest)
-            occupied = await self._observer.occupied(namespace, key, snapshot.deployment.name)
+            occupied = await self._observer.occupied(snapshot.deployment, key)
             if occupied is Occupied.STRANGER:
                 acted.taken.add(key)
             acted.waiting = acted.waiting or occupied is Occupied.LEFTOVER
-            if occupied:
+            ours = occupied is Occupied.OURS
+            if occupied and not ours:
                 return
         if action.handover:
             handed = dict(action.handover)
             await self._cluster.apply(handed, namespace, force=True, manager=names.HANDOVER_MANAGER)
         manifest["metadata"] = {**manifest["metadata"], "ownerReferences": [_owner_reference(snapshot)]}
-        await self._cluster.apply(manifest, namespace, force=not action.creates)
+        await self._cluster.apply(manifest, namespace, force=ours)
 
     def _remember_refusals(self, key: Key, snapshot: Snapshot, acted: _Acted) -> None:
         """For the next look to tell. Words that change at each try must not make a write at each try."""
