@@ -89,7 +89,8 @@ class Facts:
         return Revision(
             name=name,
             inputs=inputs,
-            template=pod_template(deployment, name, self.snapshot.install),
+            # What runs although its ControllerRevision was deleted by hand must not be restarted.
+            template=self.snapshot.template_of(name) or pod_template(deployment, name, self.snapshot.install),
             attempt=attempt,
             number=1 + max((r.number for r in self.snapshot.history), default=0),
         )
@@ -104,7 +105,7 @@ class Facts:
 
     def _runs(self, name: str | None) -> bool:
         stored = self.snapshot.revision(name)
-        return stored is not None and stored.inputs == self.snapshot.inputs
+        return stored.inputs == self.snapshot.inputs if stored else name == self.wanted.name
 
     # What the canary's pods say.
 

@@ -52,8 +52,6 @@ class Move:
     message: str
     look_again: float | None = None
     event: Event | None = None
-    made: Revision | None = None
-    """A revision that this move needs and that is not stored yet."""
 
 
 def step_unmarked(facts: Facts) -> bool:
@@ -106,7 +104,6 @@ def start_first(facts: Facts) -> Move:
         message,
         POLL_SECONDS,
         Event("FirstRevision", message),
-        made=wanted,
     )
 
 
@@ -198,7 +195,6 @@ def start(facts: Facts) -> Move:
         message,
         POLL_SECONDS,
         Event("RolloutStarted", message),
-        made=wanted,
     )
 
 

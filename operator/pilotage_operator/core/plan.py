@@ -6,7 +6,7 @@ only after the live routes were seen without it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +60,16 @@ class Plan:
 
 def plan(snapshot: Snapshot) -> Plan:
     """Decide and render; the same snapshot gives the same plan."""
-    move = decide(Facts(snapshot))
-    exposure = hosts.exposure(snapshot)
-    wanted = {names.key_of(m): m for m in _children(snapshot, move, exposure)}
+    facts = Facts(snapshot)
+    move = decide(facts)
+    exposure, known = hosts.exposure(snapshot), _revisions(facts, _roles(move.status))
+    wanted = {names.key_of(m): m for m in _children(snapshot, move, exposure, known)}
     conflict = _conflict(snapshot, wanted)
     if conflict:
         move, wanted = _despite(snapshot, move, conflict, wanted)
-    actions = (*_applies(snapshot, wanted), *([] if conflict else _retirements(snapshot, wanted)))
+    # What could not be rendered must not look as if nobody wanted it.
+    whole = not conflict and all(role in known for role in _roles(move.status))
+    actions = (*_applies(snapshot, wanted), *(_retirements(snapshot, wanted) if whole else ()))
     events = [move.event] if move.event else []
     events += [*_corrections(snapshot), *_refusals_untold(snapshot)]
     status = _told(snapshot, move, exposure, conflict)
@@ -91,25 +94,45 @@ def held_back(manifest: Mapping[str, Any], namespace: str, unmade: Collection[Ma
     return any(m["kind"] == "Service" and m["metadata"]["name"] in leads_to for m in unmade)
 
 
-def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Iterator[dict[str, Any]]:
+def _roles(status: StatusModel) -> list[str]:
+    """The revisions in use, the stable one first."""
+    return [part.revision for part in (status.stable, status.canary) if part]
+
+
+def _revisions(facts: Facts, roles: Sequence[str]) -> dict[str, Revision]:
+    """The revisions that are stored, and those in use: a new one, or one whose ControllerRevision was deleted by hand.
+
+    Of the latter only the live Deployment is known, until the spec asks for its content again.
+    """
+    known = {revision.name: revision for revision in facts.snapshot.history}
+    for role in roles:
+        template = facts.snapshot.template_of(role)
+        if role not in known and role == facts.wanted.name:
+            known[role] = facts.wanted
+        elif role not in known and template:
+            known[role] = Revision(role, inputs={}, template=template)
+    return known
+
+
+def _children(
+    snapshot: Snapshot, move: Move, exposure: hosts.Exposure, known: Mapping[str, Revision]
+) -> Iterator[dict[str, Any]]:
     """Every child that should be, in the order of its application."""
     status, deployment = move.status, snapshot.deployment
     spec, name, namespace = deployment.spec, deployment.name, deployment.namespace
-    stored = {revision.name: revision for revision in snapshot.history}
-    if move.made:
-        stored[move.made.name] = move.made
-    for revision in _remembered(stored.values(), status, spec.rollout.revision_history_limit):
-        yield revisions.controller_revision(revision, name)
+    for revision in _remembered(known.values(), status, spec.rollout.revision_history_limit):
+        if revision.inputs:
+            yield revisions.controller_revision(revision, name)
         digest = snapshot.digest_of(revision.name) or revision.given_digest
         if digest:
             yield workload.digest(revision, name, digest)
     canary = status.canary.revision if status.canary else None
     stable = status.stable.revision if status.stable else None
-    for role in (stable, canary):
-        if role is not None:
-            yield from _workload(snapshot, move, stored[role], canary=role == canary)
-    if stable:
-        yield workload.stable_service(name, stored[stable])
+    for role in _roles(status):
+        if role in known:
+            yield from _workload(snapshot, move, known[role], canary=role == canary)
+    if stable and stable in known:
+        yield workload.stable_service(name, known[stable])
     if snapshot.features.prometheus_rules:
         interval = snapshot.install.scrape_interval_seconds
         labels = snapshot.install.monitoring_labels
@@ -124,7 +147,7 @@ def _children(snapshot: Snapshot, move: Move, exposure: hosts.Exposure) -> Itera
                 )
         weight = status.canary.weight if status.canary else 0
         weights = {stable: 100 - weight, **({canary: weight} if canary else {})}
-        serving = {role for role in weights if stored[role].serves_grpc}
+        serving = {role for role in weights if role in known and known[role].serves_grpc}
         yield routes.virtual_service(
             name,
             namespace,
@@ -160,10 +183,10 @@ def _workload(
     yield workload.disruption_budget(revision, owner)
 
 
-def _remembered(stored: Any, status: StatusModel, limit: int) -> list[Revision]:
+def _remembered(known: Collection[Revision], status: StatusModel, limit: int) -> list[Revision]:
     """The revisions in use and the newest of the others, oldest first."""
-    in_use = {part.revision for part in (status.stable, status.canary) if part}
-    ordered = sorted(stored, key=lambda revision: revision.number)
+    in_use = set(_roles(status))
+    ordered = sorted(known, key=lambda revision: revision.number)
     others = [revision for revision in ordered if revision.name not in in_use]
     kept = {revision.name for revision in others[-limit:]} if limit else set[str]()
     return [revision for revision in ordered if revision.name in in_use | kept]

@@ -53,6 +53,10 @@ class Snapshot:
     def revision(self, name: str | None) -> Revision | None:
         return next((r for r in self.history if r.name == name), None)
 
+    def template_of(self, revision: str) -> Mapping[str, Any] | None:
+        """What the pods of a revision are made from, whether or not its ControllerRevision is there."""
+        return self._workload(revision).get("spec", {}).get("template")
+
     def pods_of(self, revision: str) -> list[Pod]:
         return [pod for pod in self.pods if pod.revision == revision]
 

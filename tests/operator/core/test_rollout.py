@@ -387,6 +387,42 @@ def test_a_pod_that_fetched_other_content_is_told_and_moves_nothing(world: World
     assert world.condition("Ready")["reason"] == "Serving"
 
 
+def test_the_stored_revision_of_what_serves_is_written_anew_if_it_was_deleted(world: World) -> None:
+    stored = "ControllerRevision", world.status["stable"]["revision"]
+    before, template = world.children.pop(stored), world.children["Deployment", stored[1]]["spec"]["template"]
+    routed = list(world.weights_seen)
+    world.run(5)
+    assert (world.phase, world.weights_seen) == ("Stable", routed), "it rolls out beside nobody"
+    assert world.children[stored]["data"] == before["data"]
+    assert world.children["Deployment", stored[1]]["spec"]["template"] == template, "no pod is restarted"
+
+
+@pytest.mark.parametrize("gone", [["ControllerRevision"], ["ControllerRevision", "Deployment"]])
+def test_a_rollback_to_a_version_that_is_stored_no_more_goes_through(world: World, gone: list[str]) -> None:
+    stable = world.status["stable"]["revision"]
+    world.behaviours["v2"] = Behaviour(bad_share=0.5)
+    world.serve("v2")
+    world.run(4)
+    assert serving(world) == {"v1": 90, "v2": 10}
+    for kind in gone:
+        del world.children[kind, stable]
+    if "Deployment" in gone:
+        del world.born[stable]
+    world.run(60, until="RolledBack")
+    world.run(60)
+    assert serving(world) == {"v1": 100}
+    assert {
+        ("Service", "fraud"),
+        ("Service", stable),
+        ("ConfigMap", f"{stable}-digest"),
+    } <= world.children.keys()
+    assert (("Deployment", stable) in world.children) == ("Deployment" not in gone)
+    world.serve("v1")
+    world.run(30)
+    assert (world.phase, world.condition("Ready")["status"]) == ("Stable", "True")
+    assert {("ControllerRevision", stable), ("Deployment", stable)} <= world.children.keys()
+
+
 def test_a_stable_version_without_a_ready_pod_is_not_ready(world: World) -> None:
     world.failing_pods["v1"] = (99, Failure("Infrastructure", "Schedule", "Unschedulable", "no node"))
     world.run(60)

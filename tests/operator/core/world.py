@@ -63,6 +63,8 @@ class World:
     status: dict[str, Any] = field(default_factory=dict)
     children: dict[names.ObjectKey, dict[str, Any]] = field(default_factory=dict)
     born: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Revision → the last part of its model's URI."""
     timeline: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     writes: int = 0
@@ -140,8 +142,7 @@ class World:
 
     def version(self, revision: str) -> str:
         """The last part of a revision's model URI."""
-        uri: str = self.children["ControllerRevision", revision]["data"]["inputs"]["model"]["uri"]
-        return uri.removeprefix(STORE)
+        return self.versions[revision]
 
     def snapshot(self) -> Snapshot:
         manifest = {
@@ -171,6 +172,9 @@ class World:
         if isinstance(action, Apply):
             key = names.key_of(dict(action.manifest))
             self.children[key] = dict(action.manifest)
+            if key[0] == "ControllerRevision":
+                uri: str = action.manifest["data"]["inputs"]["model"]["uri"]
+                self.versions[key[1]] = uri.removeprefix(STORE)
             if key[0] == "Deployment":
                 self.born.setdefault(key[1], self.seconds)
             if key[0] == "VirtualService":
