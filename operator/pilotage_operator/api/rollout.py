@@ -55,7 +55,7 @@ class RolloutSpec(ApiModel):
     failing revision is still taken back at once."""
     progress_deadline_seconds: Annotated[Integer, Ge(10), Le(86_400)] = 600
     """How long a new revision's pods may take until enough are ready; longer, and the revision has failed.
-    Only the model's own time counts: not waiting for capacity, for an image, or while paused."""
+    Only the model's own time counts: not waiting for capacity, an image or a volume, or while paused."""
     min_ready_seconds: Annotated[Integer, Ge(0), Le(3600)] = 10
     """How long a pod must have been ready to count as available."""
     revision_history_limit: Annotated[Integer, Ge(1), Le(100)] = 5

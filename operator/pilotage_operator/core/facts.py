@@ -160,7 +160,8 @@ class Facts:
             return None
         waiting = [p for p in self.snapshot.pods_of(self.canary.revision) if not p.ready and not p.failure]
         for pod in waiting:
-            if min(self.since(clock.stamp(pod.created_at)), self.since(since)) > deadline:
+            # One that waits for its image or a volume has not begun.
+            if pod.began and min(self.since(clock.stamp(pod.began)), self.since(since)) > deadline:
                 return Failure(
                     "Model",
                     "Start",

@@ -56,6 +56,8 @@ class Pod:
     failure: Failure | None = None
     refused: bool = False
     """Its content differs from the revision's pinned digest: never ready, and no reason for a rollback."""
+    began: datetime | None = None
+    """When its first container started: its node, volumes and images were there from then on."""
     fetching_since: datetime | None = None
     """When the fetch that runs now began."""
     fetched: Fetched | None = None
@@ -85,7 +87,8 @@ def pod_from(manifest: Mapping[str, Any]) -> Pod | None:
         digest=_fetched_digest(fetch),
         failure=failure,
         refused=refused,
-        fetching_since=_began(fetch),
+        began=_began(fetch, "running", "terminated"),
+        fetching_since=_began(fetch, "running"),
     )
 
 
@@ -147,8 +150,10 @@ def _failure(container: Mapping[str, Any], stage: str) -> Failure | None:
     return Failure(fault, stage, cause, f"exit code {ended.get('exitCode')} after {crashes} restarts")
 
 
-def _began(container: Mapping[str, Any]) -> datetime | None:
-    began = container.get("state", {}).get("running", {}).get("startedAt")
+def _began(container: Mapping[str, Any], *states: str) -> datetime | None:
+    """When a container came into the state that it is in, if that is one of these."""
+    state = container.get("state", {})
+    began = next((state[name].get("startedAt") for name in states if name in state), None)
     return clock.parse(began) if began else None
 
 

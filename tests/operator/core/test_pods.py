@@ -236,6 +236,25 @@ def test_a_long_message_is_cut() -> None:
     assert found.message.endswith("x…")
 
 
+AT = {"startedAt": "2026-01-01T00:00:07Z"}
+
+
+@pytest.mark.parametrize("state", [{"running": AT}, {"terminated": {"exitCode": 0, **AT}}])
+def test_a_pod_has_begun_once_its_fetch_has_started(state: dict[str, Any]) -> None:
+    begun = pod_from(manifest(fetch={"state": state}))
+    assert begun is not None
+    assert begun.began == clock.parse("2026-01-01T00:00:07Z")
+
+
+@pytest.mark.parametrize("fetch", [None, {"state": {"waiting": {"reason": "PodInitializing"}}}])
+def test_a_pod_whose_image_is_pulled_or_whose_volume_is_mounted_has_not_begun(
+    fetch: dict[str, Any] | None,
+) -> None:
+    waiting = pod_from(manifest(fetch=fetch))
+    assert waiting is not None
+    assert (waiting.began, waiting.failure) == (None, None)
+
+
 def test_a_fetch_that_runs_says_since_when() -> None:
     running = pod_from(manifest(fetch={"state": {"running": {"startedAt": "2026-01-01T00:00:07Z"}}}))
     assert running is not None

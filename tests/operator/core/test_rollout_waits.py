@@ -56,6 +56,18 @@ def test_a_pod_that_falters_long_after_its_start_has_missed_no_deadline(world: W
     assert (world.phase, world.status["rejected"]) == (phase, [])
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_time_that_an_image_takes_to_come_is_not_the_models(version: str) -> None:
+    world = World({"model": {"uri": STORE + "v1"}, "rollout": {**ROLLOUT, "progressDeadlineSeconds": 60}})
+    world.behaviours[version] = Behaviour(ready_after=None, pulls=200, fetches=999)
+    if version == "v2":
+        world.run(30, until="Stable")
+        world.serve("v2")
+    world.run(250)
+    assert (world.phase, world.status["rejected"]) == ("Pending" if version == "v1" else "Progressing", [])
+    world.run(20, until="Failed" if version == "v1" else "RollingBack")
+
+
 @pytest.mark.parametrize("phase", ["Progressing", "Baking"])
 def test_pods_that_stay_away_have_missed_it(world: World, phase: str) -> None:
     steps = [{"weight": 50, "holdSeconds": 3600 if phase == "Progressing" else 15}]

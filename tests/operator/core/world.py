@@ -36,6 +36,8 @@ class Behaviour:
     late_share: float = 0.0
     """Answers later than spec.slo.latency allows."""
     failure: Failure | None = None
+    pulls: int = 0
+    """Seconds that a pod waits for its image."""
     fetches: int = 0
     """Seconds after its first that a pod has fetched the model."""
     fetched: Fetched | None = None
@@ -225,14 +227,17 @@ class World:
             failing, failure = self.failing_pods.get(self.version(revision), (0, None))
             for index in range(self._replicas(revision)):
                 fails = index < failing
-                fetched = self.seconds > born + self._behaviour(revision).fetches
+                began = born + self._behaviour(revision).pulls
+                fetched = self.seconds > began + self._behaviour(revision).fetches
+                fetching = not fetched and self.seconds >= began
                 pod = Pod(
                     name=f"{revision}-{index}",
                     revision=revision,
                     created_at=START + timedelta(seconds=born),
                     ready=self._ready(revision) and not fails,
                     digest=DIGEST if fetched else None,
-                    fetching_since=None if fetched else START + timedelta(seconds=born),
+                    began=START + timedelta(seconds=began) if self.seconds >= began else None,
+                    fetching_since=START + timedelta(seconds=began) if fetching else None,
                     fetched=None if fetched else self._behaviour(revision).fetched,
                     failure=failure if fails else self._behaviour(revision).failure,
                     refused=fails and failure is not None and failure.reason == "ModelContentChanged",
