@@ -20,19 +20,19 @@ _SELECTOR = re.compile(r'namespace="N", modeldeployment="M"(, slo="\w+", window=
 
 RULES = {
     "pilotage:requests:increase": "requests that a revision answered in the window",
-    "pilotage:bad_requests:increase": "how many of them were bad by the label `slo`: `availability` 5xx, `latency` later"
-    " than the threshold, `requests` 4xx",
+    "pilotage:bad_requests:increase": "how many of them were bad by the label `slo`: `availability` 5xx and 429, `latency` later"
+    " than the threshold, `requests` the other 4xx",
     "pilotage:other_requests:increase": "requests that all other revisions of the same ModelDeployment answered",
     "pilotage:other_bad_requests:increase": "how many of those were bad",
     "pilotage:bad_requests:z": "by how many standard deviations the revision's bad share is above the others' (pooled"
     " two-proportion z-test)",
 }
 ALERTS = {
-    "PilotageRevisionFailing": "too large a share of 5xx, at least 5 of them, and significantly more than the other"
+    "PilotageRevisionFailing": "too large a share of 5xx and 429, at least 5 of them, and significantly more than the other"
     " revisions; without requests to others, the share alone",
     "PilotageRevisionSlow": "the same for answers later than `spec.slo.latency.thresholdMilliseconds`; only with that"
     " objective",
-    "PilotageRevisionRefusing": "the same for 4xx, but never without other revisions to compare with",
+    "PilotageRevisionRefusing": "the same for the other 4xx, but never without other revisions to compare with",
     "PilotageRevisionGone": "every pod of the revision failed its last two scrapes, and each answered one in the last"
     " 10 minutes",
     "PilotageErrorBudgetBurn": "a revision spends an error budget too fast in a long and in a short window; `page`:"

@@ -35,8 +35,8 @@ LATENCY_BOUNDS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 2.5, 5, 10, 30,
 )  # fmt: skip
 # Shown at 0 from the start, so that the first error is a rise and not a series' birth.
-CODES_FROM_START = (200, 400, 404, 413, 500, 503, 504)
-CODES = (*CODES_FROM_START, 405, 408, 415, 429, 499, 501)
+CODES_FROM_START = (200, 400, 404, 413, 429, 500, 503, 504)
+CODES = (*CODES_FROM_START, 405, 408, 415, 499, 501)
 _CODE_AT = {code: at for at, code in enumerate(CODES)}
 
 _BUCKETS = len(CODES)

@@ -16,7 +16,7 @@ from pilotage_operator.core.children.rules import prometheus_rule
 
 STABLE = "fraud-1111111111"
 CANARY = "fraud-2222222222"
-CODES = ("200", "400", "404", "413", "500", "503", "504")
+CODES = ("200", "400", "404", "413", "429", "500", "503", "504")
 """The series that the runtime creates at 0 once a model is loaded."""
 END = 11 * 60
 """Seconds that a scenario lasts."""

@@ -142,6 +142,19 @@ def test_a_renamed_input_that_only_the_canary_refuses_is_told(
     world.check(promtool, tmp_path)
 
 
+@pytest.mark.parametrize("others", ["serving", "absent"])
+def test_a_canary_that_sheds_its_load_fails_beside_others_and_alone(
+    world: Scenario, promtool: Path, tmp_path: Path, others: str
+) -> None:
+    if others == "serving":
+        world.serves(STABLE, (0, {"200": 90}))
+    world.serves(CANARY, (ROLLED_OUT, {"200": 1, "429": 9}))
+    world.fires(FAILING, CANARY, at=ROLLED_OUT + 3 * world.interval)
+    world.is_silent(at=ROLLED_OUT + 300, alert=REFUSING)
+    world.fires(BURN, CANARY, at=ROLLED_OUT + 300)
+    world.check(promtool, tmp_path)
+
+
 def test_wrong_requests_to_all_and_to_one_alone_are_the_callers_fault(
     world: Scenario, promtool: Path, tmp_path: Path
 ) -> None:

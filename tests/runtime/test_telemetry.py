@@ -157,10 +157,10 @@ def test_a_code_that_is_rare_has_a_series_once_it_has_come() -> None:
     sheet = Sheet()
     slot = sheet.slot(1)
     slot.start(0.1)
-    assert 'code="429"' not in scraped(sheet)
+    assert 'code="415"' not in scraped(sheet)
     slot.enter()
-    slot.leave(429, 0.01)
-    assert 'inference_requests_total{code="429",model="m",version="7"} 1.0' in scraped(sheet)
+    slot.leave(415, 0.01)
+    assert 'inference_requests_total{code="415",model="m",version="7"} 1.0' in scraped(sheet)
     assert 'code="501"' not in scraped(sheet)
 
 

@@ -20,8 +20,8 @@ class AvailabilitySLO(ApiModel):
     """Requests are answered without a server's error."""
 
     objective_percent: ObjectivePercent = 99.9
-    """Share of requests, in percent, that must not be answered with 5xx. Requests that callers got wrong
-    (4xx) do not count against it."""
+    """Share of requests, in percent, that must not be answered with 5xx, or with 429 for overload. Requests that
+    callers got wrong (other 4xx) do not count against it."""
 
 
 class LatencySLO(ApiModel):

@@ -123,7 +123,7 @@ class Evidence(ApiModel):
     """What was seen when a revision was taken back."""
 
     signal: str
-    """What was measured: availability, latency, requests (4xx), liveness or pods."""
+    """What was measured: availability, latency, requests (4xx but 429), liveness or pods."""
     alert: str | None = None
     """Name of the alert that fired."""
     query: str | None = None

@@ -71,8 +71,9 @@ class Objective:
             bound = _le(self.latency_seconds)
             in_time = f'inference_request_duration_seconds_bucket{{{selector}, le=~"{bound}"}}'
             return f"{requests} - {_sum(counting(in_time))}"
-        codes = "4.." if self.slo == "requests" else "5.."
-        bad = f'inference_requests_total{{{selector}, code=~"{codes}"}}'
+        # 429 is shed load: too few pods, or a slow model, and no fault of the caller.
+        codes = 'code=~"4..", code!="429"' if self.slo == "requests" else 'code=~"5..|429"'
+        bad = f"inference_requests_total{{{selector}, {codes}}}"
         return f"{_sum(counting(bad))} or 0 * {requests}"
 
 
@@ -85,7 +86,7 @@ def objectives(slo: SLOSpec) -> list[Objective]:
                 "availability",
                 "PilotageRevisionFailing",
                 _budget(slo.availability.objective_percent),
-                "answers 5xx to more requests than its availability objective and the other revisions do",
+                "answers 5xx or 429 to more requests than its availability objective and the other revisions do",
             )
         )
     if slo.latency:
