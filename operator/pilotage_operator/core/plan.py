@@ -120,7 +120,7 @@ def _children(
     """Every child that should be, in the order of its application."""
     status, deployment = move.status, snapshot.deployment
     spec, name, namespace = deployment.spec, deployment.name, deployment.namespace
-    for revision in _remembered(known.values(), status, spec.rollout.revision_history_limit):
+    for revision in _remembered(snapshot, status, known.values()):
         if revision.inputs:
             yield revisions.controller_revision(revision, name)
         digest = snapshot.digest_of(revision.name) or revision.given_digest
@@ -183,11 +183,13 @@ def _workload(
     yield workload.disruption_budget(revision, owner)
 
 
-def _remembered(known: Collection[Revision], status: StatusModel, limit: int) -> list[Revision]:
+def _remembered(snapshot: Snapshot, status: StatusModel, known: Collection[Revision]) -> list[Revision]:
     """The revisions in use and the newest of the others, oldest first."""
-    in_use = set(_roles(status))
+    in_use, limit = set(_roles(status)), snapshot.deployment.spec.rollout.revision_history_limit
     ordered = sorted(known, key=lambda revision: revision.number)
-    others = [revision for revision in ordered if revision.name not in in_use]
+    # The last that was good is kept, however long ago it was made.
+    before = snapshot.status.stable.revision if snapshot.status.stable else None
+    others = sorted((r for r in ordered if r.name not in in_use), key=lambda r: r.name == before)
     kept = {revision.name for revision in others[-limit:]} if limit else set[str]()
     return [revision for revision in ordered if revision.name in in_use | kept]
 

@@ -397,6 +397,17 @@ def test_the_stored_revision_of_what_serves_is_written_anew_if_it_was_deleted(wo
     assert world.children["Deployment", stored[1]]["spec"]["template"] == template, "no pod is restarted"
 
 
+def test_the_version_that_served_before_is_remembered_though_it_was_made_long_ago(world: World) -> None:
+    world.rollout(revisionHistoryLimit=1)
+    for version in ("v2", "v1", "v3"):
+        world.serve(version)
+        world.run(120, until="Baking")
+        world.run(60, until="Stable")
+        world.run(3)
+    stored = {world.version(name) for kind, name in world.children if kind == "ControllerRevision"}
+    assert stored == {"v1", "v3"}
+
+
 @pytest.mark.parametrize("gone", [["ControllerRevision"], ["ControllerRevision", "Deployment"]])
 def test_a_rollback_to_a_version_that_is_stored_no_more_goes_through(world: World, gone: list[str]) -> None:
     stable = world.status["stable"]["revision"]
