@@ -94,6 +94,8 @@ class Prometheus:
             raise PrometheusError(f"{path}: {type(error).__name__}: {error}") from error
         if not isinstance(answer, dict) or answer.get("status") != "success":
             raise PrometheusError(f"{path} answered without success")
+        if not isinstance(answer.get("data"), dict):
+            raise PrometheusError(f"{path} answered without data")
         return answer["data"]
 
 
