@@ -49,19 +49,39 @@ async def test_a_holder_that_fell_silent_is_replaced_and_then_knows(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "DURATION_SECONDS", 1)
     first, second = lease(cluster, "one"), lease(cluster, "two")
     await first.acquire()
-    await _age(cluster, seconds=leases.DURATION_SECONDS + 1)
     await asyncio.wait_for(second.acquire(), 5)
     assert (await _spec(cluster))["leaseTransitions"] == 1
     with pytest.raises(LeaseLost, match="taken by another operator"):
         await asyncio.wait_for(first.keep(), 5)
 
 
-async def test_release_takes_nothing_from_the_next_holder(cluster: Cluster) -> None:
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_holder_whose_clock_is_wrong_keeps_it_while_it_renews_and_no_longer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "DURATION_SECONDS", 2)
     first, second = lease(cluster, "one"), lease(cluster, "two")
     await first.acquire()
-    await _age(cluster, seconds=leases.DURATION_SECONDS + 1)
+    waiting = asyncio.create_task(second.acquire())
+    for renewal in range(8):
+        await _stamp(cluster, datetime.now(UTC) + timedelta(seconds=seconds + renewal))
+        await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await asyncio.wait_for(waiting, 10)
+    assert (await _spec(cluster))["holderIdentity"] == "two"
+
+
+async def test_release_takes_nothing_from_the_next_holder(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "DURATION_SECONDS", 1)
+    first, second = lease(cluster, "one"), lease(cluster, "two")
+    await first.acquire()
     await second.acquire()
     await first.release()
     assert (await _spec(cluster))["holderIdentity"] == "two"
@@ -90,9 +110,8 @@ async def _spec(cluster: Cluster) -> dict[str, Any]:
     return found["spec"]
 
 
-async def _age(cluster: Cluster, *, seconds: float) -> None:
+async def _stamp(cluster: Cluster, moment: datetime) -> None:
     found = await cluster.get(LEASE, "default", leases.NAME)
     assert found is not None
-    then = datetime.now(UTC) - timedelta(seconds=seconds)
-    found["spec"]["renewTime"] = then.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    found["spec"]["renewTime"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
     await cluster.replace(LEASE, "default", found)

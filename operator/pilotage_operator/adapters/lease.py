@@ -1,20 +1,20 @@
 """A Lease, so that two operators never act at once: the one write of an operator at rest.
 
-The rules are those of Kubernetes' client-go leader election: a holder that did not renew for the lease's
-duration may be replaced, and every write names the version that it replaces.
+The rules are those of Kubernetes' client-go leader election: a holder that was not seen to renew for the lease's
+duration may be replaced, and every write names the version that it replaces. Whoever waits measures that time by
+its own steady clock: the stamps are of a clock of somebody else, and only compared for a change.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from pilotage_operator.adapters import telemetry
 from pilotage_operator.adapters.kubernetes import Cluster, ClusterError
 from pilotage_operator.adapters.resources import LEASE
-from pilotage_operator.core import clock
 
 NAME = "pilotage-operator"
 DURATION_SECONDS = 15
@@ -35,7 +35,10 @@ class Lease:
         self._cluster = cluster
         self._namespace = namespace
         self._holder = holder
-        self._renewed = datetime.min.replace(tzinfo=UTC)
+        self._renewed = float("-inf")
+        self._seen: tuple[str, str] | None = None
+        """Another holder and its last renewal, as it stood there since `_seen_at`."""
+        self._seen_at = 0.0
 
     async def acquire(self) -> None:
         """Wait until this process holds the Lease."""
@@ -57,9 +60,8 @@ class Lease:
         """
         try:
             while True:
-                left = timedelta(seconds=_GIVE_UP_SECONDS) - (datetime.now(UTC) - self._renewed)
                 # A request that hangs must not outlast the Lease.
-                async with asyncio.timeout(left.total_seconds()):
+                async with asyncio.timeout_at(self._renewed + _GIVE_UP_SECONDS):
                     await self._renew()
         except TimeoutError as error:
             raise LeaseLost(
@@ -104,26 +106,27 @@ class Lease:
         ClusterError
             The API server could not be asked, or somebody else wrote first.
         """
-        now = datetime.now(UTC)
+        now, began = datetime.now(UTC), _steady()
         found = await self._cluster.get(LEASE, self._namespace, NAME)
         if found is None:
             metadata = {"name": NAME, "namespace": self._namespace}
             await self._cluster.create(LEASE, self._namespace, self._manifest(metadata, {}, now))
-            self._renewed = now
+            self._renewed = began
             return True
         spec = found.get("spec", {})
-        mine = spec.get("holderIdentity") == self._holder
-        renewed = spec.get("renewTime")
-        if (
-            not mine
-            and spec.get("holderIdentity")
-            and renewed
-            and clock.seconds_between(renewed, now) < DURATION_SECONDS
-        ):
+        if self._held_by_another(spec, began):
             return False
         await self._cluster.replace(LEASE, self._namespace, self._manifest(found["metadata"], spec, now))
-        self._renewed = now
+        self._renewed = began
         return True
+
+    def _held_by_another(self, spec: dict[str, Any], now: float) -> bool:
+        holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
+        if holder == self._holder or not holder or not renewed:
+            return False
+        if self._seen != (holder, renewed):
+            self._seen, self._seen_at = (holder, renewed), now
+        return now - self._seen_at < DURATION_SECONDS
 
     def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any], now: datetime) -> dict[str, Any]:
         taken = spec.get("holderIdentity") == self._holder
@@ -140,3 +143,7 @@ class Lease:
                 "leaseTransitions": spec.get("leaseTransitions", 0) + (0 if taken or not spec else 1),
             },
         }
+
+
+def _steady() -> float:
+    return asyncio.get_running_loop().time()
