@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -211,7 +212,14 @@ def test_a_store_is_given_its_own_keys_only(
     assert "PILOTAGE_CREDENTIALS_DIR" not in os.environ
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that is not ignored, as nohup has it for all that it starts."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_fetch_that_is_ended_leaves_no_key_behind(terminal: Terminal, number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         keys = {
