@@ -6,6 +6,7 @@ cause, and keep its bytes, made as small as they go, in fuzz/corpus/TARGET.
 
 import argparse
 import importlib
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def main() -> None:
         atheris: Any = importlib.import_module("atheris")
     except ImportError:
         sys.exit("atheris is not installed: pip install 'pilotage[fuzz]'")
+    # Each refusal would be a line; here, for whoever replays the corpus in a test may want its log.
+    logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=["pilotage_runtime", "uvicorn"]):
         targets = importlib.import_module("fuzz.targets")
     found = Path("build") / "fuzz" / stated.target

@@ -1,7 +1,6 @@
 """Whatever bytes come on a connection, in whatever pieces."""
 
 import asyncio
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,6 @@ class _World:
     """A server without a port."""
 
     def __init__(self) -> None:
-        logging.disable(logging.CRITICAL)
         self.loop = asyncio.new_event_loop()
         sheet = Sheet()
         self.engine = scripted.engine(sheet=sheet)
