@@ -104,8 +104,9 @@ def answer(
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         document["id"] = request.id
-    outputs = list[dict[str, Any]]()
-    raw = list[bytes | memoryview]()
+    # list[…]() makes the alias anew at every request, and fails to name itself in the list.
+    outputs: list[dict[str, Any]] = []
+    raw: list[bytes | memoryview] = []
     for spec, value in zip(specs, values, strict=True):
         output: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": value.shape}
         wants_binary = request.binary

@@ -42,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._lifecycle = lifecycle
         self._in_head = False
         self._upgrading = False  # a head that asks for another protocol was read, and is read anew without
+        self._names_connection = False  # without that header nothing of HTTP/1.0 is kept
         self._head_bytes = 0
         self._data_bytes = 0
         self._chunk_bytes = 0  # what of the last chunk no head has been charged for
@@ -158,7 +159,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes, self._chunk_bytes = self._chunk_bytes, 0
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
+        self.expect_100_continue = self._names_connection = False
 
     def on_headers_complete(self) -> None:
         headers = self.headers
@@ -194,8 +195,7 @@ class Connection(HttpToolsProtocol):
             self._inference,
             path,
             headers,
-            # As uvicorn, which does not keep a connection of HTTP/1.0: its caller waits to be told, or for the end.
-            keep_alive=parser.should_keep_alive() and parser.get_http_version() != "1.0",
+            keep_alive=parser.should_keep_alive() and not (self._names_connection and self._is_old()),
             expects_continue=self.expect_100_continue,
         )
         if before is None or (before.response_complete and not self.pipeline):
@@ -205,9 +205,14 @@ class Connection(HttpToolsProtocol):
             self.pipeline.appendleft((call, self.app))  # pyright: ignore[reportArgumentType]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Behind a body come trailers, which nobody reads.
-        if self._in_head:
-            super().on_header(name, value)
+        if not self._in_head:
+            return  # behind a body come trailers, which nobody reads
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        elif name == b"connection":
+            self._names_connection = True
+        self.headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
@@ -333,9 +338,14 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[status] + head + body)
 
+    def _is_old(self) -> bool:
+        # As uvicorn, which does not keep a connection of HTTP/1.0: its caller waits to be told, or for the end.
+        parser: Any = self.parser
+        return parser.get_http_version() == "1.0"
+
     def _inference_path(self) -> str | None:
         """Give the path of an inference; None for whatever else is asked."""
-        if b"/infer" not in self.url:
+        if self.url.find(b"/infer") == -1:  # `in` first takes the word for a number, and fails, at great cost
             return None
         # Without query; a proxy's absolute form is not taken apart, and is no path of ours.
         path = self.url.partition(b"?")[0].decode("latin-1")

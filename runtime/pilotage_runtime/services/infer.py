@@ -14,6 +14,7 @@ from pilotage_runtime.errors import BusyError, ModelFailedError, Refused, TooLat
 from pilotage_runtime.log import AccessLog
 from pilotage_runtime.protocol import v2
 from pilotage_runtime.repository import Repository
+from pilotage_runtime.services.asgi import JSON
 from pilotage_runtime.services.call import Call
 from pilotage_runtime.services.exchange import Answer, Exchange, is_late, refusal
 from pilotage_runtime.services.held import Held
@@ -242,7 +243,7 @@ def _json_length(call: Call) -> int | None:
     """Read how much of the body is JSON; the rest is binary tensors. Refuse a content type that is neither."""
     kind = call.content_type
     if call.json_length is None:
-        if kind is not None and b"json" not in kind.lower():
+        if kind not in (None, JSON) and b"json" not in kind.lower():
             raise Refused(
                 f"content type {kind[:100].decode('latin-1')} came, application/json is expected"
                 " (or application/octet-stream with Inference-Header-Content-Length)",
