@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 
 import uvloop
@@ -57,3 +58,19 @@ def test_a_turn_of_the_loop_accepts_several_connections() -> None:
 def test_one_listener_alone_accepts_one_a_turn() -> None:
     """Without which there would be no reason for the others."""
     assert turns_until_all_are_accepted([listen("127.0.0.1", 0)]) >= CALLERS - 2
+
+
+def test_a_worker_that_comes_up_makes_no_other_wait_for_a_connection() -> None:
+    """A worker gets the port as a descriptor, and with it the one flag that all of them share."""
+    port = listen("127.0.0.1", 0)
+    assert not os.get_blocking(port.fileno())
+    theirs = several(socket.socket(fileno=os.dup(port.fileno())))
+    assert len(theirs) == ACCEPTS
+    assert not os.get_blocking(port.fileno())
+
+
+def test_what_python_does_to_a_port_of_which_it_is_asked_for_another_descriptor() -> None:
+    """Without which `several` could ask for one."""
+    port = listen("127.0.0.1", 0)
+    socket.socket(fileno=os.dup(port.fileno())).dup()
+    assert os.get_blocking(port.fileno())

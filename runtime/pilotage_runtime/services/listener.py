@@ -1,5 +1,6 @@
 """How this process listens: for inference, and for whoever scrapes it. Imports no model library."""
 
+import os
 import resource
 import socket
 from typing import Any
@@ -26,6 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Bind a port; connections are refused until a server with a model accepts them."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setblocking(False)
     listener.bind((host, port))
     return listener
 
@@ -35,8 +37,11 @@ def several(listener: socket.socket) -> list[socket.socket]:
 
     libuv accepts one connection a turn and listener (libuv/libuv#3696): with 500 that ask without pause, a turn
     takes 20 ms and the last to be accepted waits seconds.
+
+    Whether accepting waits is kept with the port, not with a descriptor. `socket.dup` makes it wait: a worker that comes
+    up would leave another, which looks for its next connection just then, in the kernel until somebody calls.
     """
-    return [listener, *(listener.dup() for _ in range(ACCEPTS - 1))]
+    return [listener, *(socket.socket(fileno=os.dup(listener.fileno())) for _ in range(ACCEPTS - 1))]
 
 
 def connections_allowed() -> int:
