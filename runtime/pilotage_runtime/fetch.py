@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pilotage_runtime import archive, formats, sealed, signature
 from pilotage_runtime.cache import Cache
+from pilotage_runtime.content import RUN_CODE
 from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import (
     TRANSIENT,
@@ -117,7 +118,15 @@ def _bring_and_place(
         logger.info("the signature holds", extra={"digest": marker.digest})
     # What a sealed model is, only serve can tell, which has the keys.
     if not sealed.envelope(formats.choose(served, Stage.VERIFY, settings.model_format)):
-        formats.detect(served, Stage.VERIFY, settings.model_format, trusted=settings.trusted)
+        found = formats.detect(served, Stage.VERIFY, settings.model_format, trusted=settings.trusted)
+        if found.format in RUN_CODE and served is not files:
+            # serve compares the files as they lie, and the digest that vouches for them is the archive's.
+            raise StartFailure(
+                Stage.VERIFY,
+                Reason.UNTRUSTED_FORMAT,
+                f"{found.path.name} is {found.format}, which runs code, and came in an archive, whose digest says nothing "
+                "of the files that would run: store them unpacked, and state their digest",
+            )
     # serve runs as another container of the pod and may have another user.
     served.chmod(0o755)
     served.rename(settings.model_dir / CONTENT)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -91,6 +92,22 @@ def test_what_is_unpacked_was_verified_before(tmp_path: Path, claim: Path, conte
     assert fails(stated).reason == "DigestMismatch"
     unsafe = fails(settings(tmp_path, model_uri="pvc://claim/m.tar"))
     assert (unsafe.stage, unsafe.reason, unsafe.exit_code) == ("Verify", "UnsafeArchive", 1)
+
+
+def test_code_does_not_come_in_an_archive(tmp_path: Path, claim: Path) -> None:
+    """Trusted is what has the digest that was stated, at the moment that it runs: these files have another."""
+    path = tar(claim / "m.tar", {"model": pickle.dumps([1])})
+    stated = settings(
+        tmp_path,
+        model_uri="pvc://claim/m.tar",
+        model_digest=sha256(path.read_bytes()),
+        model_claim_dir=claim,
+        trusted=True,
+    )
+    failure = fails(stated)
+    assert (failure.stage, failure.reason, failure.exit_code) == ("Verify", "UntrustedFormat", 1)
+    assert failure.message.startswith("model is Pickle, which runs code, and came in an archive")
+    assert not list(stated.model_dir.iterdir())
 
 
 def refused(path: Path, into: Path, limit: int = LIMIT) -> StartFailure:
