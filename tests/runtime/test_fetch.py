@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from pilotage_runtime.digest import digest
 from pilotage_runtime.failure import TRANSIENT, Reason, StartFailure, report
 from pilotage_runtime.fetched import model_root, read_marker
 from pilotage_runtime.settings import FetchSettings
-from pilotage_runtime.sources import address
 from pilotage_runtime.sources.transfer import Transfer
 from tests.runtime.conftest import environment
 
@@ -249,6 +247,27 @@ def test_a_file_name_that_no_disk_takes_is_the_models_fault(tmp_path: Path, name
     assert (failure.value.reason, failure.value.exit_code) == ("UnsafeArchive", 1)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ("a/b", "a//b", "falls on another one"),
+        ("a", "./a", "falls on another one"),
+        ("a/b", "a", "falls on a folder"),
+        ("a", "a/b/c", "falls on a folder, or into another file"),
+    ],
+)
+def test_files_that_would_fall_on_each_other_are_refused(
+    tmp_path: Path, first: str, second: str, why: str
+) -> None:
+    """To a store their names are different ones."""
+    transfer = Transfer(1)
+    transfer.target(tmp_path, first)
+    with pytest.raises(StartFailure, match=why) as failure:
+        transfer.target(tmp_path, second)
+    assert (failure.value.reason, failure.value.exit_code) == ("UnsafeArchive", 1)
+    transfer.target(tmp_path, "a/c" if first == "a/b" else "b")
+
+
 def test_the_longest_names_are_fetched(tmp_path: Path, content: bytes) -> None:
     deep = Path(*["a"] * 511, "b")
     for name in ("é" * 127, str(deep)):
@@ -419,30 +438,6 @@ def test_a_key_that_is_no_text_is_named(tmp_path: Path, scheme: str) -> None:
     assert f"{names[scheme]} in the Secret is no text" in failure.message
 
 
-@pytest.mark.parametrize(
-    "private",
-    [
-        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "0.0.0.0", "169.254.169.254", "::1",
-        "fd00::1", "fe80::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::5db8:d822", "2002:a00:1::", "224.0.0.1",
-    ],
-)  # fmt: skip
-def test_private_addresses_are_refused_in_every_spelling(private: str) -> None:
-    with pytest.raises(StartFailure) as failure:
-        address.check("store", private, allow_private=False)
-    assert (failure.value.reason, failure.value.exit_code) == ("AddressNotAllowed", 75)
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    ["169.254.169.254", "100.100.100.200", "fd00:ec2::254", "::ffff:169.254.169.254", "fe80::1"],
-)
-def test_credential_services_are_refused_even_where_private_addresses_are_allowed(metadata: str) -> None:
-    with pytest.raises(StartFailure, match="never holds models"):
-        address.check("store", metadata, allow_private=True)
-    address.check("store", "10.1.2.3", allow_private=True)
-    address.check("store", "8.8.8.8", allow_private=False)
-
-
 def test_an_interrupted_fetch_ends_at_once_and_leaves_nothing(tmp_path: Path, content: bytes) -> None:
     import signal  # noqa: PLC0415
 
@@ -465,17 +460,3 @@ def test_an_interrupted_fetch_ends_at_once_and_leaves_nothing(tmp_path: Path, co
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
     assert list((tmp_path / "models").iterdir()) == []
-
-
-@pytest.mark.parametrize("answers", [("93.184.216.34", "10.1.2.3"), ("10.1.2.3", "93.184.216.34")])
-def test_one_private_address_spoils_a_name_that_has_public_ones_too(
-    answers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which of them a library would connect to is its own affair."""
-    told = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, 443)) for found in answers]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: told)
-    with pytest.raises(StartFailure) as failure:
-        address.resolve("store.example", 443, allow_private=False)
-    assert failure.value.reason == "AddressNotAllowed"
-    assert "10.1.2.3" in failure.value.message
-    assert address.resolve("store.example", 443, allow_private=True) == list(answers)

@@ -30,7 +30,8 @@ class Transfer:
         self.bytes = 0
         self.resumed = 0
         self._expected = 0
-        self._files = 0
+        self._files = set[PurePosixPath]()
+        self._folders = set[PurePosixPath]()
         self._lock = threading.Lock()
         self._began = self._logged = time.monotonic()
 
@@ -69,19 +70,32 @@ class Transfer:
         return told | {"bytes_per_second": round((self.bytes - self.resumed) / seconds)}
 
     def target(self, folder: Path, name: str) -> Path:
-        """Place a file that the source calls `name`; refuse a name that would leave the folder, or that no disk takes."""
-        if why := _unfit(name):
+        """Place a file that the source calls `name`.
+
+        Refused is a name that would leave the folder, that no disk takes, or whose place another has: to a store `a`,
+        `a/b` and `a//b` are three.
+        """
+        if why := _unfit(name) or self._taken(PurePosixPath(name)):
             raise StartFailure(
                 Stage.DOWNLOAD,
                 Reason.UNSAFE_ARCHIVE,
                 f"the model holds a file named {name[:_NAME_BYTES]!r}, which {why}",
             )
-        self._files += 1
-        if self._files > MAX_FILES:
+        if len(self._files) > MAX_FILES:
             raise StartFailure(Stage.DOWNLOAD, Reason.TOO_LARGE, f"the model has more than {MAX_FILES} files")
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _taken(self, place: PurePosixPath) -> str | None:
+        """Take a place, or say why it cannot be had."""
+        if place in self._files:
+            return "falls on another one: rename one of them"
+        if place in self._folders or not self._files.isdisjoint(place.parents):
+            return "falls on a folder, or into another file: rename one of them"
+        self._files.add(place)
+        self._folders.update(place.parents)
+        return None
 
     def _too_large(self, came: str) -> StartFailure:
         return StartFailure(
