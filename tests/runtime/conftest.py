@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -164,6 +165,14 @@ def serve_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     servers = Servers(tmp_path_factory.mktemp("servers"))
     yield servers
     servers.end()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a model waits for; opened at the end, so that no thread of it stays."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ ASKED = {
     "/v2/models/m/generate_stream": b'{"x": [1]}',
     "/models/m/predict": b'{"x": 1}',
 }
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def counts(world: World) -> dict[int, float]:

@@ -5,7 +5,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,6 @@ async def connected(
                 yield Client(channel, server), world
         finally:
             await server.stop()
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 async def code_of(call: Any) -> tuple[grpc.StatusCode, str]:

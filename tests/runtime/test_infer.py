@@ -5,7 +5,6 @@ import gzip
 import os
 import threading
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,6 @@ import pytest
 from pilotage_runtime.services import arrival
 from pilotage_runtime.telemetry import CODES
 from tests.runtime.scripted import body, contract, double, serving
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 async def until(condition: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,13 +9,6 @@ import pytest
 from pilotage_runtime.services import connection
 from tests.runtime.scripted import Run, body, double, serving
 from tests.runtime.test_infer import until
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def until_word(gate: threading.Event) -> Run:
