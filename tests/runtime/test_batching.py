@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pilotage_runtime import batchable, formats, warmup
 from pilotage_runtime.contract import Contract, TensorSpec
@@ -300,6 +300,32 @@ def test_a_graph_that_mixes_rows_is_not_batched(tmp_path: Path, nodes: list[Any]
         nodes = [helper.make_node("Constant", [], ["axis"], value=axis), *nodes]
     made = warmed(saved(tmp_path / "m.onnx", nodes))
     assert made.unbatched == "output 'y' of a row depends on the rows beside it"
+
+
+@pytest.mark.parametrize("table", [None, [[0, 0, 0], [9, -7, 5], [0.1, -0.2, 0.3]]])
+def test_a_model_that_is_quantized_as_it_runs_is_not_batched(tmp_path: Path, table: list[Any] | None) -> None:
+    """Its scale is that of the largest row in a run. Zeros show nothing of it, nor does a zero for padding."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["v"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    values = [] if table is None else [numpy_helper.from_array(np.array(table, np.float32), "table")]
+    first = helper.make_node("Identity", ["x"], ["v"])
+    if table is not None:
+        first = helper.make_node("GatherND", ["table", "x"], ["v"])
+    kind, width = (TensorProto.FLOAT, 3) if table is None else (TensorProto.INT64, 1)
+    graph = helper.make_graph(
+        [first, *nodes],
+        "quantized",
+        [helper.make_tensor_value_info("x", kind, ["N", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        values,
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        path := tmp_path / "m.onnx",
+    )
+    assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
 
 
 def test_a_graph_for_one_row_or_with_one_answer_is_not_batched(tmp_path: Path) -> None:
