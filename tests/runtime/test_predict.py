@@ -225,6 +225,32 @@ def test_a_dimension_that_the_contract_leaves_open_is_as_long_as_what_came() -> 
     assert inputs["words"][1].tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_a_flat_array_fills_the_shape_of_one_row() -> None:
+    described = Contract((TensorSpec("words", "INT64", (-1, -1, 2)),), ())
+    inputs, _ = rows.read({"words": [1, 2, 3, 4, 5, 6]}, described)
+    assert inputs["words"].tolist() == [[[1, 2], [3, 4], [5, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "sentence"),
+    [
+        ((-1, -1), [[1, 2], [3, 4, 5, 6]], r"row 1: 'x' has shape \[4\], but row 0 has \[2\].*pad them"),
+        ((-1, 3), [[1, 2], [3, 4, 5, 6]], r"row 0: 'x' has shape \[2\], \[3\] is expected"),
+        ((-1, 2, 3), [[[1, 2, 3]], [[1, 2, 3]] * 3], r"row 0: 'x' has shape \[1, 3\], \[2, 3\] is expected"),
+        ((-1, 2, 3), [[[1, 2], [3, 4], [5, 6]]], r"row 0: 'x' has shape \[3, 2\], \[2, 3\] is expected"),
+        ((-1, 2, 3), [[[1, 2], [3, 4, 5, 6]]], "row 0: 'x' is an uneven array"),
+        ((-1, -1, 2), [[1, 2, 3]], r"row 0: 'x' has shape \[3\], \[-1, 2\] is expected \(-1 is any size\)"),
+        ((-1, -1, -1), [[1, 2, 3, 4]], r"row 0: 'x' has shape \[4\], \[-1, -1\] is expected"),
+    ],
+)
+def test_no_row_gets_elements_of_another_nor_a_shape_of_its_own(
+    shape: tuple[int, ...], values: list[Any], sentence: str
+) -> None:
+    """All of them together hold as many elements as their shape needs."""
+    with pytest.raises(Refused, match=sentence):
+        rows.read([{"x": value} for value in values], Contract((TensorSpec("x", "FP32", shape),), ()))
+
+
 def test_the_example_is_the_samples_first_row() -> None:
     tensor = {"name": "X", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
     described = Contract((TensorSpec("X", "FP32", (-1, 2)),), (), ("a", "b"), {"inputs": [tensor]})

@@ -5,6 +5,7 @@ Which names a row has comes from the contract: the features of a model with one 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,11 @@ def read(document: Any, contract: Contract) -> tuple[dict[str, np.ndarray], bool
     inputs = list[dict[str, Any]]()
     for name, parts in by_tensor.items():
         spec = parts[0].tensor
-        data = _flat(
-            [_value(row[column.name], column, at) for at, row in enumerate(rows) for column in parts]
-        )
-        # What one row holds is known to fill the shape only where the contract fixes it.
-        inner = (
-            [len(parts)] if not parts[0].shape and len(spec.shape) == 2 else _inner(parts[0], data, len(rows))
-        )
+        if parts[0].shape:
+            data, inner = _arrays([row[parts[0].name] for row in rows], parts[0])
+        else:
+            data = [_value(row[column.name], column, at) for at, row in enumerate(rows) for column in parts]
+            inner = [len(parts)] if len(spec.shape) == 2 else []
         inputs.append({"name": name, "datatype": spec.datatype, "shape": [len(rows), *inner], "data": data})
     return v2.read({"inputs": inputs}, contract).inputs, single
 
@@ -151,8 +150,6 @@ def _of_one_row(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _value(value: Any, column: Column, at: int) -> Any:
-    if column.shape:
-        return value
     kind = _json_type(column.tensor)
     fits = {
         "string": type(value) is str,
@@ -179,24 +176,54 @@ def _came(value: Any) -> str:
             return f"{type(value).__name__} {str(value)[:60]!r}"
 
 
-def _inner(column: Column, data: list[Any], rows: int) -> list[int]:
-    """Give the shape of one row's array: at most one dimension is left open by the contract and found by counting."""
-    shape = list(column.shape)
-    if shape.count(-1) == 1:
-        known = -1
-        for size in shape:
-            known *= size
-        shape[shape.index(-1)] = len(data) // (rows * max(1, known)) if rows * known else 0
-    return shape
+def _arrays(values: list[Any], column: Column) -> tuple[list[Any], list[int]]:
+    """Read each row's array into its elements, and find the one shape that all rows have.
+
+    Their elements together may fill a shape that no row has, so that a row would get a part of the next one's.
+    """
+    elements, found = list[Any](), list[int]()
+    for at, value in enumerate(values):
+        came, flat = _unnested(value, f"row {at}: '{column.name}'")
+        shape = _resolved(column.shape, came)
+        if shape is None:
+            raise Refused(
+                f"row {at}: '{column.name}' has shape {came}, {list(column.shape)} is expected"
+                f"{' (-1 is any size)' if -1 in column.shape else ''}"
+            )
+        if at == 0:
+            found = shape
+        elif shape != found:
+            raise Refused(
+                f"row {at}: '{column.name}' has shape {shape}, but row 0 has {found}; rows of one request have one "
+                "shape: pad them, or send each alone"
+            )
+        elements += flat
+    return elements, found
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    """Unnest what rows of arrays give: their elements in order."""
-    while data and any(type(item) is list for item in data):
-        if not all(type(item) is list for item in data):
-            raise Refused("an array is uneven")
-        data = [element for item in data for element in item]
-    return data
+def _unnested(value: Any, what: str) -> tuple[list[int], list[Any]]:
+    """Give the shape of nested lists and their elements in order; a value that is no list has no dimension."""
+    shape, level = list[int](), [value]
+    while any(type(item) is list for item in level):
+        if not all(type(item) is list and len(item) == len(level[0]) for item in level):
+            raise Refused(f"{what} is an uneven array")
+        shape.append(len(level[0]))
+        level = [element for item in level for element in item]
+    return shape[: v2.MOST_DIMENSIONS], level
+
+
+def _resolved(stated: tuple[int, ...], came: list[int]) -> list[int] | None:
+    """Give the sizes of a row's array, which came nested or flat, as the protocol's tensors do; None: it does not fit."""
+    if len(came) == len(stated) and all(
+        known in (-1, size) for known, size in zip(stated, came, strict=True)
+    ):
+        return came
+    if len(came) != 1 or stated.count(-1) > 1:
+        return None
+    known = prod(size for size in stated if size != -1)
+    left = came[0] // max(1, known)  # for the dimension that the contract leaves open
+    sizes = [left if size == -1 else size for size in stated]
+    return sizes if prod(sizes) == came[0] else None
 
 
 def _json_type(spec: TensorSpec) -> str:
