@@ -251,6 +251,13 @@ def test_no_row_gets_elements_of_another_nor_a_shape_of_its_own(
         rows.read([{"x": value} for value in values], Contract((TensorSpec("x", "FP32", shape),), ()))
 
 
+def test_the_example_of_an_open_dimension_is_one_long() -> None:
+    described = Contract(
+        (TensorSpec("words", "INT64", (-1, -1, 2)), TensorSpec("mask", "BOOL", (-1, -1))), ()
+    )
+    assert rows.example(described) == {"words": [[0, 0]], "mask": [False]}
+
+
 def test_the_example_is_the_samples_first_row() -> None:
     tensor = {"name": "X", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
     described = Contract((TensorSpec("X", "FP32", (-1, 2)),), (), ("a", "b"), {"inputs": [tensor]})

@@ -132,7 +132,8 @@ def example(contract: Contract) -> dict[str, Any]:
         array = sample.get(column.tensor.name)
         if array is None:
             zero: Any = {"BYTES": "", "BOOL": False}.get(column.tensor.datatype, 0)
-            row[column.name] = np.full(column.shape, zero, dtype=object).tolist() if column.shape else zero
+            sizes = [1 if size == -1 else size for size in column.shape]
+            row[column.name] = np.full(sizes, zero, dtype=object).tolist() if sizes else zero
         elif column.shape:
             row[column.name] = array[0].tolist()
         else:
