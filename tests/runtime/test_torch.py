@@ -131,6 +131,26 @@ class Sizes(torch.nn.Module):
         ] // 2
 
 
+@pytest.mark.parametrize("names", [("product", "sum"), ("sum", "product"), ("total", "times")])
+def test_a_dictionary_of_torchscript_is_read_by_its_names_where_the_contract_has_them(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """Names of the contract's own are those of its places."""
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0, 7.0]])
+    torch.jit.trace(Two(), (a, b), strict=False).save(tmp_path / "model.pt")
+    spec = {"datatype": "FP32", "shape": [-1, 2]}
+    stated = {
+        "inputs": [{"name": name, **spec} for name in "ab"],
+        "outputs": [{"name": name, **spec} for name in names],
+    }
+    (tmp_path / "contract.json").write_text(json.dumps(stated))
+    first, second = loaded(tmp_path).run({"a": a.numpy(), "b": b.numpy()}, names)
+    total, product = [[6.0, 9.0]], [[5.0, 14.0]]
+    assert [first.tolist(), second.tolist()] == (
+        [product, total] if names[0] == "product" else [total, product]
+    )
+
+
 def test_a_tensor_that_is_answered_twice_has_two_names(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Again(), (torch.from_numpy(ROWS),)), tmp_path / "model.pt2")
     model = loaded(tmp_path)

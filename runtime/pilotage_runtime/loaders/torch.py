@@ -26,7 +26,10 @@ _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 
 
 class _TorchModel:
-    """A module of tensors. Its answers are named by the contract, in the order in which it gives them."""
+    """A module of tensors. Its answers are named by the contract, in the order in which it gives them.
+
+    A dictionary whose keys are the contract's names is read by them.
+    """
 
     platform = "pytorch"
 
@@ -48,6 +51,9 @@ class _TorchModel:
         """Infer without a tape; arrays become tensors without a copy where they may."""
         with torch.inference_mode():
             answer = self._call({name: self._tensor(array) for name, array in inputs.items()})
+            if isinstance(answer, Mapping) and answer.keys() == self._places.keys():
+                # The names that its author gave say more than their order.
+                answer = [answer[name] for name in self._places]
             tensors = [answer] if isinstance(answer, torch.Tensor) else list(_flat(answer))
             if len(tensors) != len(self._places):
                 raise ValueError(
