@@ -27,7 +27,7 @@ from pilotage_runtime.errors import Refused
 from pilotage_runtime.failure import EXIT_MODEL, Reason, Stage, StartFailure, report
 from pilotage_runtime.fetched import model_root
 from pilotage_runtime.roster import Roster
-from pilotage_runtime.services.listener import listen
+from pilotage_runtime.services.listener import CannotListenError, listen_for
 from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Exposition, Sheet
@@ -59,6 +59,9 @@ def serve(settings: ServeSettings) -> int:
         logger.error("%s", failure.message, extra={"stage": failure.stage, "reason": failure.reason})  # noqa: TRY400
         report(failure, settings.termination_log)
         return failure.exit_code
+    except CannotListenError as error:
+        logger.error("%s", error)  # noqa: TRY400 - a traceback adds nothing
+        return EXIT_MODEL
     return uvloop.run(supervisor.run())
 
 
@@ -76,7 +79,7 @@ class Supervisor:
         self._places = [_Place(index, os.memfd_create(f"sheet-{index}")) for index in range(settings.workers)]
         self._trials = os.memfd_create("trials")
         self._sheets = [Sheet(place.sheet_descriptor) for place in self._places]
-        self._listener = listen(settings.host, settings.http_port)
+        self._listener, self._metrics = listen_for(settings)
 
     async def run(self) -> int:
         """Run all places until they end; give the exit status."""
@@ -84,8 +87,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         exposition = Exposition(self._roster.labels, self._sheets)
-        metrics = listen(self._settings.host, self._settings.metrics_port)
-        async with MetricsServer(exposition).running(metrics):
+        async with MetricsServer(exposition).running(self._metrics):
             tasks = [asyncio.create_task(self._keep(place)) for place in self._places]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             status = max(task.result() for task in done)

@@ -19,12 +19,12 @@ from pilotage_runtime.catalog import Location
 from pilotage_runtime.channel import Channel
 from pilotage_runtime.conductor import Conductor
 from pilotage_runtime.errors import Refused
-from pilotage_runtime.failure import StartFailure, report
+from pilotage_runtime.failure import EXIT_MODEL, StartFailure, report
 from pilotage_runtime.fetched import model_root
 from pilotage_runtime.loading import Loading, tell
 from pilotage_runtime.repository import Repository
 from pilotage_runtime.roster import Roster
-from pilotage_runtime.services.listener import listen
+from pilotage_runtime.services.listener import CannotListenError, listen_for
 from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Exposition, Sheet
@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 def serve_alone(settings: ServeSettings) -> int:
     """Serve with one process, metrics included."""
     _limit_address_space(settings)
+    try:
+        listener, metrics = listen_for(settings)
+    except CannotListenError as error:
+        logger.error("%s", error)  # noqa: TRY400 - a traceback adds nothing
+        return EXIT_MODEL
     sheet = Sheet()
     repository = Repository(sheet)
     loading = Loading(settings, repository)
@@ -48,8 +53,7 @@ def serve_alone(settings: ServeSettings) -> int:
 
     async def run() -> None:
         conductor = Conductor(settings, roster, lambda: [loading])
-        async with MetricsServer(exposition).running(listen(settings.host, settings.metrics_port)):
-            listener = listen(settings.host, settings.http_port)
+        async with MetricsServer(exposition).running(metrics):
             server = app.server(settings, repository, conductor, _announcement(listener))
             await server.serve(sockets=[listener])
 

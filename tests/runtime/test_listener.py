@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
+from pathlib import Path
 
+import pytest
 import uvloop
 
 from pilotage_runtime.services.listener import ACCEPTS, listen, several
+from tests.runtime.conftest import Servers
 
 CALLERS = 4 * ACCEPTS
 
@@ -74,3 +78,25 @@ def test_what_python_does_to_a_port_of_which_it_is_asked_for_another_descriptor(
     port = listen("127.0.0.1", 0)
     socket.socket(fileno=os.dup(port.fileno())).dup()
     assert os.get_blocking(port.fileno())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("setting", ["http_port", "metrics_port", "grpc_port"])
+def test_a_port_that_is_taken_ends_the_start_with_one_sentence(
+    setting: str, workers: int, models: Path, serve: Servers
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = serve.start(models / "iris" / "1", workers=workers, **{setting: port})
+        assert server.wait_exit() == 1
+    (line,) = server.log().splitlines()
+    assert json.loads(line)["message"] == (
+        f"cannot listen on 127.0.0.1 port {port}: Address already in use; see PILOTAGE_HOST and PILOTAGE_{setting.upper()}"
+    )
+
+
+def test_a_host_that_is_not_this_machines_is_told_in_one_sentence(models: Path, serve: Servers) -> None:
+    server = serve.start(models / "iris" / "1", host="192.0.2.1", http_port=18080)
+    assert server.wait_exit() == 1
+    (line,) = server.log().splitlines()
+    assert "cannot listen on 192.0.2.1 port 18080: Cannot assign requested address" in line

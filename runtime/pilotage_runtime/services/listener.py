@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 
 from pilotage_runtime.services.asgi import ASGIApp
+from pilotage_runtime.settings import ServeSettings
 
 # Longer than Envoy's 60 s, so that Envoy, which knows what it is about to send, closes first.
 KEEP_ALIVE_SECONDS = 90
@@ -23,13 +24,34 @@ MOST_DESCRIPTORS = 2**17
 RESERVED_DESCRIPTORS = 256
 
 
-def listen(host: str, port: int) -> socket.socket:
+class CannotListenError(Exception):
+    """A port cannot be bound: it is taken, or the host is not this machine's."""
+
+    def __init__(self, host: str, port: int, setting: str, why: object) -> None:
+        super().__init__(f"cannot listen on {host} port {port}: {why}; see PILOTAGE_HOST and {setting}")
+
+
+def listen(host: str, port: int, setting: str = "PILOTAGE_HTTP_PORT") -> socket.socket:
     """Bind a port; connections are refused until a server with a model accepts them."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setblocking(False)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CannotListenError(host, port, setting, error.strerror) from error
     return listener
+
+
+def listen_for(settings: ServeSettings) -> tuple[socket.socket, socket.socket]:
+    """Bind the ports of inference and of metrics; raise where the third, which grpc binds itself, is not to be had."""
+    if settings.grpc_port is not None:
+        listen(settings.host, settings.grpc_port, "PILOTAGE_GRPC_PORT").close()
+    return (
+        listen(settings.host, settings.http_port),
+        listen(settings.host, settings.metrics_port, "PILOTAGE_METRICS_PORT"),
+    )
 
 
 def several(listener: socket.socket) -> list[socket.socket]:
