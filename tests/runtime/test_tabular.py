@@ -321,6 +321,22 @@ def _types(folder: Path) -> tuple[str, ...]:
     return tuple(sio.get_untrusted_types(file=folder / "model.skops"))
 
 
+def test_a_model_of_named_columns_without_a_contract_shows_one_to_write(tmp_path: Path) -> None:
+    table = pd.DataFrame({"age": [20.0, 40.0, 60.0, 80.0], "kids": [1, 2, 0, 3]})
+    trained = make_pipeline(
+        make_column_transformer((StandardScaler(), ["age", "kids"])), LogisticRegression()
+    )
+    sio.dump(trained.fit(table, [0, 0, 1, 1]), tmp_path / "model")
+    with pytest.raises(
+        StartFailure, match=r"takes a table.*contract\.json.*BYTES for text, such as"
+    ) as refused:
+        by_format.load(detect(tmp_path, Stage.LOAD), LoadOptions(threads=1))
+    shown = refused.value.message.partition("such as ")[2]
+    (tmp_path / "contract.json").write_text(shown)
+    model = by_format.load(detect(tmp_path / "model", Stage.LOAD), LoadOptions(threads=1))
+    assert [spec.name for spec in model.contract().inputs] == ["age", "kids"]
+
+
 def test_the_contract_may_choose_the_matrix_type(tmp_path: Path) -> None:
     skops_file(tmp_path, LinearRegression().fit(NUMBERS, TARGET))
     (tmp_path / "contract.json").write_text(

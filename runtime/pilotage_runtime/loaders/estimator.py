@@ -4,6 +4,7 @@ Numbers come as one matrix `X`. An estimator that was trained on a table of mixe
 each of them once contract.json states these inputs: only that file knows their types.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -98,10 +99,12 @@ class EstimatorModel:
     def _describe(self, inputs: tuple[TensorSpec, ...], file: ModelFile) -> Contract:
         classes = getattr(self._estimator, "classes_", None)
         answer = None
-        with suppress(
-            Exception
-        ):  # one row of zeros, to learn the answer's form: it may be outside the domain
+        try:  # one row of zeros, to learn the answer's form: it may be outside the domain
             answer = self._answer(self._rows(_zeros(inputs)), tabular.PREDICTION)
+        except Exception as error:
+            # So scikit-learn says that it looks for columns by their names, which a matrix has not.
+            if self._pandas is None and self._names and "only supported for dataframes" in str(error):
+                raise _takes_a_table(self._names) from error
         if isinstance(classes, np.ndarray) and classes.ndim == 1 and _datatype(classes) in DATATYPES:
             several = answer is not None and answer.ndim == 2
             if not hasattr(self._estimator, "predict_proba"):
@@ -122,6 +125,16 @@ class EstimatorModel:
             return Contract(inputs, (output,), self._names)
         stated = complete(file.folder, "this model")
         return Contract(inputs, stated.outputs, self._names)
+
+
+def _takes_a_table(names: Sequence[str]) -> StartFailure:
+    inputs = [{"name": name, "datatype": "FP64", "shape": [-1]} for name in names]
+    return StartFailure(
+        Stage.LOAD,
+        Reason.INVALID_MODEL,
+        f"the model takes a table, whose columns' types only you know: write them into {contract_file.CONTRACT_FILE} beside "
+        f"it, BYTES for text, such as {json.dumps({'inputs': inputs})}",
+    )
 
 
 def _serve_with(estimator: Any, threads: int) -> None:
