@@ -82,15 +82,14 @@ def _places(server: ServerApi, more: Mapping[str, str], console: Console, model:
     console.print(Text("\nTry it, in another terminal:", style="bold"))
     # Whole, however wide the terminal: a line broken here would be two when pasted.
     console.print(sample.curl(server, model, body), soft_wrap=True, markup=False, highlight=False)
-    places = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    console.print()
     for name, address in (
         ("By hand, in a browser", f"{url}/"),
         ("The interface's documentation", f"{url}/docs"),
         *more.items(),
     ):
-        places.add_row(Text(name), Text(address, style="cyan"))
-    console.print()
-    console.print(places, soft_wrap=True)
+        # Whole as well: a narrow table would cut an address off.
+        console.print(Text.assemble(f"{name:31}", (address, "cyan")), soft_wrap=True)
     console.print(Text("\nCtrl-C stops it.", style="dim"))
 
 

@@ -54,16 +54,16 @@ class Terminal:
             check=False,
         )
 
-    def start(self, *arguments: Any, terminal: bool = False, **more: str) -> Running:
+    def start(self, *arguments: Any, terminal: bool = False, columns: int = 120, **more: str) -> Running:
         running = Running(
-            [*COMMAND, *map(str, arguments)], surroundings(self.home, **more), self.home, terminal
+            [*COMMAND, *map(str, arguments)], surroundings(self.home, **more), self.home, terminal, columns
         )
         self.started.append(running)
         return running
 
-    def serve(self, *arguments: Any, terminal: bool = False, **more: str) -> Running:
+    def serve(self, *arguments: Any, **more: Any) -> Running:
         """Serve on a free port, and wait for the last line of the banner."""
-        running = self.start("serve", *arguments, "--port", "0", terminal=terminal, **more)
+        running = self.start("serve", *arguments, "--port", "0", **more)
         running.wait_for("Ctrl-C stops it")
         return running
 
@@ -75,10 +75,12 @@ class Terminal:
 class Running:
     """A command that goes on running, with all that it has printed."""
 
-    def __init__(self, command: list[str], env: dict[str, str], cwd: Path, terminal: bool) -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str], cwd: Path, terminal: bool, columns: int = 120
+    ) -> None:
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
         if terminal:
-            env = {**env, "TERM": "xterm-256color", "COLUMNS": "120"}
+            env = {**env, "TERM": "xterm-256color", "COLUMNS": str(columns)}
         self.process = subprocess.Popen(
             command,
             env=env,

@@ -109,6 +109,14 @@ def test_a_terminal_gets_words_and_ctrl_c_ends_it(terminal: Terminal, models: Pa
     assert "Traceback" not in running.text
 
 
+def test_a_narrow_terminal_cuts_no_address_off(terminal: Terminal, models: Path) -> None:
+    running = terminal.serve(models / "iris", terminal=True, columns=40)
+    lines = running.text.splitlines()
+    assert f"{running.url}/docs" in next(line for line in lines if line.startswith("The interface's doc"))
+    assert f"{running.url}/" in next(line for line in lines if line.startswith("By hand"))
+    assert paste(running.curl)[0] == 200
+
+
 def test_ctrl_c_while_several_workers_load_leaves_no_traceback(terminal: Terminal, models: Path) -> None:
     for seconds in (0.5, 1.0, 1.5):
         running = terminal.start("serve", models / "iris", "--port", "0", "--workers", "2", terminal=True)
