@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import select
-import sys
 import time
 import traceback
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ import orjson
 
 # So much a pipe takes without waiting, once it takes anything, and without another worker's line in between.
 _ONE_WRITE = select.PIPE_BUF
+# For a reader that is only slow, once; after it has let this pass, nobody waits for it until it reads again.
+_PATIENCE_MILLISECONDS = 100
 # Of a path and an error; escaped as badly as can be, a line still fits in one write.
 _LONGEST = 256
 _FLUSH_LINES = 200
@@ -38,9 +39,63 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode()
 
 
+class LineHandler(logging.Handler):
+    """One line a record, in as many writes as it needs, which are lost where nobody reads them.
+
+    A write into a full pipe would stop whoever logs: an event loop in the middle of its requests, or the supervisor,
+    which then neither replaces nor stops a worker.
+    """
+
+    def __init__(self, descriptor: int = 1) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
+        self._patience = _PATIENCE_MILLISECONDS
+        self._lost = 0
+        self._torn = False  # a line has begun and was lost in its middle
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, after how many before it were lost."""
+        try:
+            line = self.format(record).encode() + b"\n"
+        except Exception:  # noqa: BLE001 - as every handler of logging's
+            self.handleError(record)
+            return
+        try:
+            told = _told_lost("log", self._lost) if self._lost else b""
+            if self._write(told + line):
+                self._lost = 0
+            else:
+                self._lost += 1
+        except OSError:
+            # Nobody will read it any more; serving goes on.
+            return
+
+    def _write(self, data: bytes) -> bool:
+        if self._torn:
+            data = b"\n" + data
+        begin = 0
+        while begin < len(data):
+            if not self._writable.poll(self._patience):
+                self._patience = 0
+                self._torn = self._torn or begin > 0
+                return False
+            begin += os.write(self._descriptor, data[begin : begin + _ONE_WRITE])
+        self._patience = _PATIENCE_MILLISECONDS
+        self._torn = False
+        return True
+
+
+def _told_lost(log: str, lines: int) -> bytes:
+    line = {"time": datetime.now(UTC), "level": "warning", "logger": log.split(maxsplit=1)[0],
+            "message": f"lines of the {log} were lost: nobody read it", "lines": lines}  # fmt: skip
+    return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+
 def configure() -> None:
     """Send every logger through one JSON handler on standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineHandler()
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
@@ -124,7 +179,8 @@ class AccessLog:
         answered, self._answered = self._answered, []
         data = "".join(map(self._line, answered)).encode()
         if self._lost and self._writable.poll(0):
-            data = self._told_lost() + data
+            data = _told_lost("access log", self._lost) + data
+            self._lost = 0
         begin = 0
         try:
             while begin < len(data) and self._writable.poll(0):
@@ -135,12 +191,6 @@ class AccessLog:
             # Nobody will read it any more; serving goes on.
             return
         self._lost += data.count(b"\n", begin)
-
-    def _told_lost(self) -> bytes:
-        line = {"time": datetime.now(UTC), "level": "warning", "logger": "access",
-                "message": "lines of the access log were lost: nobody read it", "lines": self._lost}  # fmt: skip
-        self._lost = 0
-        return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
     def _line(self, answered: _Answered) -> str:
         at, request_id, method, path, status, seconds, error, stands_for, traceparent = answered

@@ -4,11 +4,14 @@ import json
 import logging
 import os
 import select
+import subprocess
+import sys
 import time
 
 import pytest
 
-from pilotage_runtime.log import SAMPLED, AccessLog, JsonFormatter
+from pilotage_runtime.log import SAMPLED, AccessLog, JsonFormatter, LineHandler
+from tests.runtime.conftest import environment
 
 
 def written(log: AccessLog, reader: int) -> list[dict]:
@@ -105,3 +108,74 @@ def test_a_line_has_what_was_passed_beside_the_message_and_the_whole_failure() -
     assert (line["level"], line["logger"], line["message"]) == ("error", logger.name, "worker 3 died")
     assert (line["worker"], line["path"]) == (3, str(os))
     assert line["exception"] == "ValueError: told to fail\n"
+
+
+def test_a_process_whose_log_nobody_reads_goes_on_to_its_end() -> None:
+    script = """
+import logging
+from pilotage_runtime import log
+
+log.configure()
+for _ in range(3000):
+    logging.getLogger("n").error("worker died")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def handler_of(descriptor: int) -> tuple[LineHandler, logging.LogRecord]:
+    handler = LineHandler(descriptor)
+    handler.setFormatter(JsonFormatter())
+    return handler, logging.makeLogRecord({"name": "n", "levelname": "ERROR", "msg": "worker died"})
+
+
+def test_nobody_who_logs_waits_for_long_where_nobody_reads_and_what_was_lost_is_told(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    handler, record = handler_of(writer)
+    began = time.monotonic()
+    for _ in range(3000):
+        handler.handle(record)
+    # Once it is patient, and not with every line.
+    assert time.monotonic() - began < 5
+    kept = os.read(reader, 10**7).splitlines()
+    assert {json.loads(line)["message"] for line in kept} == {"worker died"}
+    assert 0 < len(kept) < 3000
+    handler.handle(record)
+    told, after = map(json.loads, os.read(reader, 10**7).splitlines())
+    assert (told["message"], told["lines"]) == (
+        "lines of the log were lost: nobody read it",
+        3000 - len(kept),
+    )
+    assert after["message"] == "worker died"
+
+
+def test_a_line_that_was_lost_in_its_middle_spoils_no_other(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    handler, record = handler_of(writer)
+    long = logging.makeLogRecord({"name": "n", "levelname": "ERROR", "msg": "long" * 2**17})
+    handler.handle(long)
+    os.read(reader, 10**7)
+    handler.handle(record)
+    _, told, after = os.read(reader, 10**7).split(b"\n", 2)
+    assert json.loads(told)["lines"] == 1
+    assert json.loads(after)["message"] == "worker died"
+
+
+def test_a_long_line_comes_whole_where_somebody_reads(pipe: tuple[int, int]) -> None:
+    handler, _ = handler_of(pipe[1])
+    handler.handle(logging.makeLogRecord({"name": "n", "levelname": "ERROR", "msg": "long" * 2**13}))
+    assert json.loads(os.read(pipe[0], 10**7))["message"] == "long" * 2**13
+
+
+def test_what_logs_goes_on_when_its_reader_has_gone(pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    handler, record = handler_of(pipe[1])
+    for _ in range(500):
+        handler.handle(record)
