@@ -49,6 +49,7 @@ class _Place:
     process: asyncio.subprocess.Process | None = None
     loaded: bool = False  # its first worker has loaded: from then on one that dies is started anew
     outdated: bool = False  # what its worker was told to load is not what is wanted now
+    not_started: OSError | None = None  # why there was no process at all
 
 
 def serve(settings: ServeSettings) -> int:
@@ -107,7 +108,7 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             if not place.loaded:
-                return self._never_loaded(status)
+                return self._never_loaded(place, status)
             if place.outdated:
                 place.outdated = False
                 continue
@@ -116,23 +117,22 @@ class Supervisor:
                 return self._gave_up(place, status)
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (crashes - 1), _LONGEST_PAUSE_SECONDS)
             logger.error(
-                "worker died", extra={"worker": place.index, "status": status, "restart_in_seconds": pause}
+                "worker could not be started: %s" if place.not_started else "worker died",
+                *([place.not_started] if place.not_started else ()),
+                extra={"worker": place.index, "status": status, "restart_in_seconds": pause},
             )
             await self._pause(pause)
         return self._stopped_status
 
     async def _run_worker(self, place: _Place) -> int:
-        ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor, self._trials)
-        process = place.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "pilotage_runtime.worker",
-            *(str(descriptor) for descriptor in descriptors),
-            pass_fds=descriptors,
-            start_new_session=True,  # a terminal's Ctrl-C is for this process, which tells the workers
-        )
-        theirs.close()
+        place.not_started = None
+        try:
+            process, ours = await self._started(place)
+        except OSError as error:
+            # No process, descriptor or memory is left for it: no reason to end those that serve.
+            place.not_started = error
+            return EXIT_MODEL
+        place.process = process
         if self._stopping.is_set():  # it began too late to be told with the others
             _send(process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
@@ -166,6 +166,25 @@ class Supervisor:
             place.process = None
             writer.close()
 
+    async def _started(self, place: _Place) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """Start a worker; give its process, and our end of its channel."""
+        ours, theirs = socket.socketpair()
+        descriptors = (self._listener.fileno(), theirs.fileno(), place.sheet_descriptor, self._trials)
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "pilotage_runtime.worker",
+                    *(str(descriptor) for descriptor in descriptors),
+                    pass_fds=descriptors,
+                    start_new_session=True,  # a terminal's Ctrl-C is for this process, which tells the workers
+                )
+            except OSError:
+                ours.close()
+                raise
+        return process, ours
+
     async def _asked(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Load or unload for a worker that was asked to."""
         try:
@@ -195,19 +214,27 @@ class Supervisor:
         except TimeoutError:
             return
 
-    def _never_loaded(self, status: int) -> int:
-        if status < 0:  # it could not say why itself
+    def _never_loaded(self, place: _Place, status: int) -> int:
+        if place.not_started:
+            self._report(
+                Stage.LOAD,
+                Reason.LOAD_FAILED,
+                f"worker {place.index} could not be started: {place.not_started}",
+            )
+        elif status < 0:  # it could not say why itself
             self._report(
                 Stage.LOAD, Reason.LOAD_FAILED, f"the model's first load was ended by {_signal_name(status)}"
             )
         return status if status > 0 else EXIT_MODEL
 
     def _gave_up(self, place: _Place, status: int) -> int:
-        how = _signal_name(status) if status < 0 else f"exit status {status}"
+        how = f"by {_signal_name(status)}" if status < 0 else f"by exit status {status}"
+        if place.not_started:
+            how = f"because it could not be started: {place.not_started}"
         self._report(
             Stage.SERVE,
             Reason.WORKERS_CRASHED,
-            f"worker {place.index} died {MAX_CRASHES} times, at last by {how}, each time within "
+            f"worker {place.index} died {MAX_CRASHES} times, at last {how}, each time within "
             f"{_HEALTHY_SECONDS:.0f} s of its start",
         )
         return EXIT_MODEL

@@ -1,6 +1,8 @@
 """How a worker's place is kept: started anew after a pause, and given up where it keeps dying."""
 
 import asyncio
+import errno
+import functools
 import json
 import signal
 from collections.abc import Iterator
@@ -28,6 +30,10 @@ with contextlib.suppress(ConnectionError):
     lines.readline()
 sys.exit(7)
 """
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class Place:
@@ -116,6 +122,43 @@ async def test_ctrl_c_before_anything_serves_is_told_by_the_status(
 ) -> None:
     place.supervisor._stop(number)
     assert await place.keep() == status
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_no_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = functools.partial(Supervisor._run_worker, place.supervisor)
+    monkeypatch.setattr(place.supervisor, "_run_worker", run)
+    tries = list[None]()
+
+    async def refuse(*_: str, **__: Any) -> asyncio.subprocess.Process:
+        tries.append(None)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    place._statuses = [KILLED]  # so that nothing stops but the tries' end
+    place.supervisor._places[0].loaded = True
+    open_before = open_descriptors()
+    assert await place.supervisor._keep(place.supervisor._places[0]) == 1
+    assert open_descriptors() == open_before
+    assert (len(tries), len(place.pauses)) == (MAX_CRASHES, MAX_CRASHES - 1)
+    assert (place.told["stage"], place.told["reason"]) == ("Serve", "WorkersCrashed")
+    assert "could not be started: [Errno 11] Resource temporarily unavailable" in place.told["message"]
+
+
+async def test_a_first_worker_that_cannot_be_started_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = functools.partial(Supervisor._run_worker, place.supervisor)
+    monkeypatch.setattr(place.supervisor, "_run_worker", run)
+
+    async def refuse(*_: str, **__: Any) -> asyncio.subprocess.Process:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    assert await place.supervisor._keep(place.supervisor._places[0]) == 1
+    assert (place.told["stage"], place.told["reason"]) == ("Load", "LoadFailed")
+    assert place.told["message"] == "worker 0 could not be started: [Errno 12] Cannot allocate memory"
 
 
 async def test_a_worker_whose_channel_has_broken_is_let_go(
