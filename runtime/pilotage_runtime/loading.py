@@ -36,7 +36,6 @@ class Loading:
 
     def load_all(self, wanted: Mapping[int, Location]) -> None:
         """Load before serving begins; one that fails does not stop the others, unless all do: then StartFailure."""
-        self._repository.sheet.begin()
         failures = list[StartFailure]()
         for number, location in wanted.items():
             version = self._load(number, location)

@@ -53,6 +53,11 @@ class Roster:
         self.generation += 1
         self._keep(versions)
 
+    @property
+    def numbers(self) -> list[int]:
+        """List the numbers of all that was ever wanted, and of what is asked of no model."""
+        return [UNKNOWN_NUMBER, *self._numbers.values()]
+
     def labels(self) -> Mapping[int, ModelLabels]:
         """Name the models whose numbers are in the sheets."""
         models = {number: ModelLabels(of.model, of.version) for number, of in self.wanted.items()}

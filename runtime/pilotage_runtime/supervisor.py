@@ -105,6 +105,8 @@ class Supervisor:
         while not self._stopping.is_set():
             started = time.monotonic()
             status = await self._run_worker(place)
+            # Here, for its successor may not have all models that it had, and these may come back.
+            self._sheets[place.index].ended(self._roster.numbers)
             if self._stopping.is_set():
                 break
             if not place.loaded:

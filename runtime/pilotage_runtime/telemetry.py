@@ -100,10 +100,11 @@ class Sheet:
         """How many connections this worker holds."""
         return int(self._values[_CONNECTIONS])
 
-    def begin(self) -> None:
-        """Begin, or go on after a worker that died: its connections, and its requests to no model, died with it."""
+    def ended(self, numbers: Iterable[int]) -> None:
+        """Its worker has died: its connections, and what was in flight in these slots, died with it."""
         self._values[_CONNECTIONS] = 0
-        self._values[_IN_FLIGHT] = 0
+        for number in numbers:
+            self._values[number * _WIDTH + _IN_FLIGHT] = 0
 
     def empty(self, number: int) -> None:
         """Empty a slot in which nothing was ever counted: another version's load, which failed, has left names there."""

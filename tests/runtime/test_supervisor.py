@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pilotage_runtime import supervisor
+from pilotage_runtime.roster import UNKNOWN_NUMBER
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.supervisor import MAX_CRASHES, Supervisor, _Place
 from tests.runtime.test_repository import scale
@@ -87,6 +88,23 @@ async def test_a_worker_that_dies_is_started_anew_after_ever_longer_pauses(place
     assert place.pauses == [0.25, 0.5, 1.0, 2.0]
     # Only the first waits for the others before it serves.
     assert place.firsts == [True, False, False, False]
+
+
+async def test_what_was_in_flight_dies_with_its_worker_though_its_model_is_wanted_no_more(
+    place: Place,
+) -> None:
+    roster, sheet = place.supervisor._roster, place.supervisor._sheets[0]
+    (number,) = roster.wanted
+    for slot in (sheet.slot(number), sheet.slot(UNKNOWN_NUMBER)):
+        slot.enter()
+    sheet.connected(1)
+    roster.replace("m", {})
+    await place.keep(KILLED)
+    assert (sheet.slot(number).in_flight, sheet.slot(UNKNOWN_NUMBER).in_flight, sheet.connections) == (
+        0,
+        0,
+        0,
+    )
 
 
 async def test_a_worker_that_keeps_dying_is_given_up(place: Place) -> None:

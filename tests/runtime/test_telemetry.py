@@ -139,18 +139,18 @@ def test_the_connections_of_a_worker_die_with_it() -> None:
     for _ in range(3):
         first.connected(1)
     assert 'inference_worker_connections{worker="0"} 3.0' in scraped(first)
+    Sheet(descriptor).ended([])
     successor = Sheet(descriptor)
-    successor.begin()
     successor.connected(1)
     assert 'inference_worker_connections{worker="1"} 1.0' in scraped(Sheet(), successor)
 
 
-def test_requests_to_no_model_die_with_their_worker() -> None:
-    descriptor = os.memfd_create("sheet")
-    Sheet(descriptor).slot(UNKNOWN_NUMBER).enter()
-    successor = Sheet(descriptor)
-    successor.begin()
-    assert successor.slot(UNKNOWN_NUMBER).in_flight == 0
+def test_requests_in_flight_die_with_their_worker() -> None:
+    sheet = Sheet()
+    for number in (UNKNOWN_NUMBER, 3):
+        sheet.slot(number).enter()
+    sheet.ended([UNKNOWN_NUMBER, 3])
+    assert [sheet.slot(number).in_flight for number in (UNKNOWN_NUMBER, 3)] == [0, 0]
 
 
 def test_a_code_that_is_rare_has_a_series_once_it_has_come() -> None:
