@@ -8,7 +8,10 @@ from typing import Any
 
 import orjson
 
-LIMIT_BYTES = 2**20
+# Of a line, which only a broken end writes longer: all versions that one server counts, with paths as long as can be.
+LIMIT_BYTES = 2**25
+# A library's error may quote the model's file as a whole, and is for a person to read.
+_ERROR_CHARACTERS = 10_000
 _GONE = {"error": "the process at the other end has gone"}
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ class Channel:
 
     async def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the other end; its answer, or `error` where it has gone."""
-        if self._gone:
+        if self._gone or self._writer.is_closing():
             return dict(_GONE)
         number = next(self._ids)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -67,7 +70,17 @@ class Channel:
         except Exception as error:
             logger.exception("a step failed unexpectedly")
             answer = {"error": f"{type(error).__name__}: {error}"}
+        if self._writer.is_closing():  # who asked has died meanwhile
+            return
+        if "error" in answer:
+            answer = {**answer, "error": _fitting(answer["error"])}
         self._send({"answer": number, **answer})
 
     def _send(self, message: Mapping[str, Any]) -> None:
         self._writer.write(orjson.dumps(message) + b"\n")
+
+
+def _fitting(sentence: str) -> str:
+    """Cut an error so that its line is taken, and without halves of characters, which JSON cannot carry."""
+    cut = f"{sentence[:_ERROR_CHARACTERS]}…" if len(sentence) > _ERROR_CHARACTERS else sentence
+    return cut.encode("utf-8", "replace").decode()

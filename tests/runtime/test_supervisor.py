@@ -27,7 +27,7 @@ lines.readline()
 control.sendall(b"loaded\\n")
 lines.readline()
 with contextlib.suppress(ConnectionError):
-    control.sendall(b"x" * 2**21)
+    control.sendall(b"x" * 2**26)
     lines.readline()
 sys.exit(7)
 """
