@@ -124,7 +124,13 @@ async def _drive(models: Path, requests: int) -> None:
     engine = repository.engine("iris")
     engine._seconds = [0.0] * len(engine._seconds)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - valgrind's time is not the model's
     engine._learn = lambda *_: None  # type: ignore[method-assign]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    server = app.server(settings, repository, None, lambda: None)  # pyright: ignore[reportArgumentType]
+    server = app.server(
+        settings,
+        repository,
+        None,  # pyright: ignore[reportArgumentType]
+        on_started=lambda: None,
+        on_answered=lambda: None,
+    )
     config = server.config
     config.load()
     state = ServerState()

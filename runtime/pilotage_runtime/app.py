@@ -104,9 +104,14 @@ def settle() -> None:
 
 
 def server(
-    settings: ServeSettings, repository: Repository, control: Control, on_started: Callable[[], None]
+    settings: ServeSettings,
+    repository: Repository,
+    control: Control,
+    *,
+    on_started: Callable[[], None],
+    on_answered: Callable[[], None],
 ) -> DrainingServer:
-    """Put the layers on top of each other."""
+    """Put the layers on top of each other; at the end, `on_answered` comes when only the models are left to free."""
     lifecycle = Lifecycle()
     access_log = AccessLog(
         lines_per_second=settings.access_log_lines_per_second,
@@ -148,5 +153,9 @@ def server(
         on_started=on_started,
         beside=beside,
         after=[payloads] if payloads is not None else [],
-        on_stopped=[repository.close, *([tracing.close] if tracing is not None else [])],
+        on_stopped=[
+            *([tracing.close] if tracing is not None else []),
+            on_answered,
+            repository.close,
+        ],
     )

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from pilotage_runtime.services.metrics import MetricsServer
 from pilotage_runtime.settings import ServeSettings
 from pilotage_runtime.telemetry import Exposition, Sheet
 from pilotage_runtime.trial import Trials
+
+# For threads of models to end by themselves, and models to be freed, when everybody has been answered.
+_LAST_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,13 @@ def serve_alone(settings: ServeSettings) -> int:
     async def run() -> None:
         conductor = Conductor(settings, roster, lambda: [loading])
         async with MetricsServer(exposition).running(metrics):
-            server = app.server(settings, repository, conductor, _announcement(listener))
+            server = app.server(
+                settings,
+                repository,
+                conductor,
+                on_started=_announcement(listener),
+                on_answered=_end_without_threads_that_stay,
+            )
             await server.serve(sockets=[listener])
 
     uvloop.run(run())
@@ -88,7 +98,13 @@ def serve_as_worker(
     async def run() -> None:
         reader, writer = await asyncio.open_connection(sock=control, limit=channel.LIMIT_BYTES)
         supervisor = Channel(reader, writer, loading.handle)
-        server = app.server(settings, repository, _Remote(supervisor), lambda: None)
+        server = app.server(
+            settings,
+            repository,
+            _Remote(supervisor),
+            on_started=lambda: None,
+            on_answered=_end_without_threads_that_stay,
+        )
 
         async def listen_to_supervisor() -> None:
             await supervisor.run()
@@ -152,6 +168,18 @@ def main() -> int:
         Sheet(sheet),
         Trials(trials),
     )
+
+
+def _end_without_threads_that_stay() -> None:
+    """See to it that this process ends: Python waits for threads, and a model's may never come back."""
+
+    def end() -> None:
+        logger.warning("ends without waiting for a model that still runs or loads")
+        os._exit(0)
+
+    timer = threading.Timer(_LAST_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _failed(failure: StartFailure, settings: ServeSettings) -> int:

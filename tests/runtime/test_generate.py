@@ -142,6 +142,23 @@ def test_a_caller_that_does_not_read_is_cut_off_behind_its_deadline(counter: Ser
         eventually(lambda: counter.metric("inference_requests_in_flight") == 0)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_never_comes_back_does_not_keep_its_server_from_ending(
+    tmp_path_factory: pytest.TempPathFactory, serve: Servers, workers: int
+) -> None:
+    server = serve_counter(tmp_path_factory, serve, workers=workers)
+    answer = server.client.post(
+        "/v2/models/counter/generate_stream",
+        json={"count": 1, "parameters": {"seconds": 1000}},
+        headers={"x-envoy-expected-rq-timeout-ms": "200"},
+    )
+    assert answer.status_code == 504
+    server.client.close()
+    server.terminate()
+    assert server.wait_exit() == 0
+    assert "ends without waiting for a model that still runs or loads" in server.log()
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
