@@ -12,6 +12,8 @@ from pilotage_runtime.failure import StartFailure
 from pilotage_runtime.roster import Roster
 from pilotage_runtime.settings import ServeSettings
 
+_ANSWER_SECONDS = 5
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +47,25 @@ class Conductor:
     async def unload(self, model: str) -> None:
         """Stop serving a model; requests under way are answered."""
         await self._whole(self._unload(model))
+
+    async def agree(self) -> None:
+        """Load on all members what has changed on disk: one that starts anew would serve it beside others that do not."""
+        # What is changed now, or by a member that does not answer, holds up no start.
+        if self._one_at_a_time.locked():
+            return
+        async with self._one_at_a_time:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    asked = [member.handle({"do": "changed"}) for member in self._members()]
+                    answers = await asyncio.gather(*asked)
+            except TimeoutError:
+                return
+            for model in sorted({model for answer in answers for model in answer.get("changed", ())}):
+                logger.info("loading what has changed on disk", extra={"model": model})
+                try:
+                    await self._replace(model, self._roster.versions(model))
+                except _Failed as failed:
+                    logger.error("cannot be loaded: %s", failed, extra={"model": model})  # noqa: TRY400 - told by who failed
 
     async def _whole(self, change: Coroutine[Any, Any, None]) -> None:
         """Make a change in a task of its own, which a caller that leaves does not cancel."""

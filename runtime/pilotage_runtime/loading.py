@@ -62,6 +62,8 @@ class Loading:
         match message["do"]:
             case "usage":
                 return self.usage()
+            case "changed":
+                return {"changed": await self.changed()}
             case "prepare":
                 try:
                     await self.prepare(wanted)
@@ -91,6 +93,19 @@ class Loading:
                 if (ready := [one for one in self._repository.versions(model) if one.engine is not None])
             ],
         }
+
+    async def changed(self) -> list[str]:
+        """List the models whose files are no longer those that are served."""
+        served = [
+            (model, one.location.root, one.stamp)
+            for model in self._repository.names()
+            for one in self._repository.versions(model)
+            if one.state is State.READY
+        ]
+        # In a thread, for it looks at every file.
+        return await asyncio.to_thread(
+            lambda: sorted({model for model, root, seen in served if seen != stamp(root)})
+        )
 
     async def prepare(self, wanted: Mapping[int, Location]) -> None:
         """Load what is not there in its present form; raise StartFailure, and keep what was loaded for `abort`."""

@@ -124,6 +124,7 @@ class Supervisor:
                 extra={"worker": place.index, "status": status, "restart_in_seconds": pause},
             )
             await self._pause(pause)
+            await self._conductor.agree()
         return self._stopped_status
 
     async def _run_worker(self, place: _Place) -> int:

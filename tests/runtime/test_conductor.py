@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pilotage_runtime import conductor as conducting
 from pilotage_runtime import memory
 from pilotage_runtime.catalog import Location
 from pilotage_runtime.channel import Channel
@@ -149,6 +150,23 @@ async def test_a_load_that_nobody_was_there_to_take_part_in_is_another_generatio
     conductor, roster = conducted(folder, [])
     await conductor.load("triple")
     assert roster.generation == 1
+
+
+async def test_whoever_starts_anew_waits_for_no_member_that_does_not_answer_and_for_no_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conducting, "_ANSWER_SECONDS", 0.05)
+    member = Worker()
+    conductor, _ = conducted(folder, [member])
+    member.free.clear()
+    async with asyncio.timeout(10):
+        await conductor.agree()
+        load = asyncio.create_task(conductor.load("triple"))
+        await until(lambda: "prepare triple" in member.steps)
+        await conductor.agree()
+    assert member.steps == ["changed", "prepare triple"]
+    member.free.set()
+    await load
 
 
 async def to_nobody() -> Channel:

@@ -290,6 +290,21 @@ def test_a_worker_that_starts_anew_serves_what_is_wanted_now(repository: Path, s
     assert ask(server, "triple").status_code == 404
 
 
+def test_a_worker_that_starts_anew_serves_no_other_files_than_the_rest(
+    repository: Path, serve: Servers
+) -> None:
+    server = serve(repository, workers=2)
+    first, _ = eventually(lambda: len(pids := worker_pids(server)) == 2 and pids)
+    scale(repository / "triple" / "model.onnx", 33)
+    server.client.close()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len(worker_pids(server)) == 3)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    url = f"{server.client.base_url}/v2/models/triple/infer"
+    answers = [httpx.post(url, json={"inputs": [tensor]}, trust_env=False) for _ in range(40)]
+    assert {answer.json()["outputs"][0]["data"][0] for answer in answers} == {33}
+
+
 def test_one_models_folder_is_no_repository(models: Path, serve: Servers) -> None:
     server = serve(models / "iris" / "1", "iris", repository_control=True)
     answer = server.client.post("/v2/repository/models/iris/load")
