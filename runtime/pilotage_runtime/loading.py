@@ -35,9 +35,19 @@ class Loading:
         self._retiring = set[asyncio.Task[None]]()
 
     def load_all(self, wanted: Mapping[int, Location]) -> None:
-        """Load before serving begins; one that fails does not stop the others, unless all do: then StartFailure."""
+        """Load before serving begins; one that fails does not stop the others, unless all do: then StartFailure.
+
+        What an earlier call has loaded stays where it is still wanted in that form.
+        """
         failures = list[StartFailure]()
+        for version in self._repository.all():
+            if version.number not in wanted or not _serves(version, version.location):
+                self._repository.remove(version.number)
+                if version.engine is not None:
+                    version.engine.close()
         for number, location in wanted.items():
+            if self._repository.by_number(number) is not None:
+                continue
             version = self._load(number, location)
             if isinstance(version, StartFailure):
                 failures.append(version)
@@ -111,7 +121,7 @@ class Loading:
         """Load what is not there in its present form; raise StartFailure, and keep what was loaded for `abort`."""
         for number, location in wanted.items():
             present = self._repository.by_number(number)
-            if present is not None and present.state is State.READY and present.stamp == stamp(location.root):
+            if present is not None and _serves(present, location):
                 continue
             # The memory of what was let go is for this one; it is free once the last that it owes has its answer.
             if self._retiring:
@@ -186,6 +196,10 @@ async def _close(engine: Engine) -> None:
     while engine.busy:  # noqa: ASYNC110 - the end of a run has no event that outlives it
         await asyncio.sleep(_IDLE_CHECK_SECONDS)
     await asyncio.to_thread(engine.close)
+
+
+def _serves(version: Version, location: Location) -> bool:
+    return version.state is State.READY and version.stamp == stamp(location.root)
 
 
 def stamp(root: Path) -> tuple[int, int]:

@@ -94,6 +94,10 @@ class Repository:
         """List the models, those that failed included."""
         return sorted(self._versions)
 
+    def all(self) -> list[Version]:
+        """List every version of every model."""
+        return [version for versions in self._versions.values() for version in versions.values()]
+
     def versions(self, model: str) -> list[Version]:
         """List a model's versions, the oldest first."""
         return sorted(

@@ -139,19 +139,25 @@ class Supervisor:
         if self._stopping.is_set():  # it began too late to be told with the others
             _send(process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours, limit=channel.LIMIT_BYTES)
-        wanted, generation = self._roster.wanted, self._roster.generation
-        models = [[number, model, version, str(root)] for number, (model, version, root) in wanted.items()]
-        writer.write(orjson.dumps({"models": models}) + b"\n")
         try:
-            loaded = await reader.readline() == b"loaded\n"
-            if loaded and not place.loaded:
-                place.loaded = True
-                await self._all_loaded.wait()
-            # Changed while it loaded, it would serve what is gone, or has failed for that very reason.
-            if generation != self._roster.generation:
-                place.outdated = True
-                _send(process, signal.SIGTERM)
-                return await process.wait()
+            while True:
+                wanted, generation = self._roster.wanted, self._roster.generation
+                models = [
+                    [number, model, version, str(root)] for number, (model, version, root) in wanted.items()
+                ]
+                writer.write(orjson.dumps({"models": models}) + b"\n")
+                loaded = await reader.readline() == b"loaded\n"
+                if loaded and not place.loaded:
+                    place.loaded = True
+                    await self._all_loaded.wait()
+                if generation == self._roster.generation:
+                    break
+                # Changed while it loaded, it would serve what is gone. It loads what is new, and not all again: where
+                # changes come faster than a worker starts, it would never serve.
+                if not loaded:  # perhaps for that very reason
+                    place.outdated = True
+                    _send(process, signal.SIGTERM)
+                    return await process.wait()
             if loaded:
                 writer.write(b"go\n")
                 member = self._members[place.index] = Channel(reader, writer, self._asked)

@@ -82,18 +82,20 @@ def serve_as_worker(
     _limit_address_space(settings)
     repository = Repository(sheet)
     loading = Loading(settings, repository, trials)
-    try:
-        loading.load_all(
-            {
-                int(number): Location(model, version, Path(root))
-                for number, model, version, root in orjson.loads(_line(control))["models"]
-            }
-        )
-    except StartFailure as failure:
-        return _failed(failure, settings)
-    control.sendall(b"loaded\n")
-    if _line(control) != b"go\n":  # the supervisor is gone, or stopping
-        return 0
+    # Again for as long as what is wanted changes meanwhile; nothing more where the supervisor is gone, or stopping.
+    while (line := _line(control)) != b"go\n":
+        if not line.endswith(b"\n"):
+            return 0
+        try:
+            loading.load_all(
+                {
+                    int(number): Location(model, version, Path(root))
+                    for number, model, version, root in orjson.loads(line)["models"]
+                }
+            )
+        except StartFailure as failure:
+            return _failed(failure, settings)
+        control.sendall(b"loaded\n")
 
     async def run() -> None:
         reader, writer = await asyncio.open_connection(sock=control, limit=channel.LIMIT_BYTES)

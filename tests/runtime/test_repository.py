@@ -1,6 +1,7 @@
 """Many models, many versions: found in a folder, served by path, loaded and unloaded while others serve."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -303,6 +304,26 @@ def test_a_worker_that_starts_anew_serves_no_other_files_than_the_rest(
     url = f"{server.client.base_url}/v2/models/triple/infer"
     answers = [httpx.post(url, json={"inputs": [tensor]}, trust_env=False) for _ in range(40)]
     assert {answer.json()["outputs"][0]["data"][0] for answer in answers} == {33}
+
+
+def test_a_worker_starts_anew_though_models_change_faster_than_it_starts(
+    repository: Path, serve: Servers
+) -> None:
+    server = serve(repository, workers=2, repository_control=True)
+    first, _ = eventually(lambda: len(pids := worker_pids(server)) == 2 and pids)
+    server.client.close()
+    os.kill(first, signal.SIGKILL)
+
+    def changed() -> bool:
+        for step in ("unload", "load"):
+            # Of a worker that dies, the connections do.
+            with contextlib.suppress(httpx.TransportError):
+                httpx.post(f"{server.client.base_url}/v2/repository/models/triple/{step}", trust_env=False)
+        return len(worker_pids(server)) == 3
+
+    eventually(changed)
+    url = f"{server.client.base_url}/v2/models/triple/ready"
+    assert {httpx.get(url, trust_env=False).status_code for _ in range(40)} == {200}
 
 
 def test_one_models_folder_is_no_repository(models: Path, serve: Servers) -> None:
