@@ -328,6 +328,32 @@ def test_a_model_that_is_quantized_as_it_runs_is_not_batched(tmp_path: Path, tab
     assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
 
 
+@pytest.mark.parametrize("answer", ["class", "probabilities"])
+def test_what_is_quantized_as_it_runs_shows_of_coarse_answers_too(tmp_path: Path, answer: str) -> None:
+    """Of two small rows a class, or a probability near one half, is the same whatever the scale is."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [], [0.03])
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["v"]),
+        helper.make_node("Constant", [], ["weight"], value=weight),
+        helper.make_node("Mul", ["v", "weight"], ["logit"]),
+        helper.make_node("ArgMax", ["logit"], ["y"], axis=1, keepdims=0)
+        if answer == "class"
+        else helper.make_node("Sigmoid", ["logit"], ["y"]),
+    ]
+    path = saved(tmp_path / "m.onnx", nodes)
+    if answer == "class":
+        model = onnx.load(path)
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["N"]))
+        onnx.save(model, path)
+    assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
+
+
+def test_a_row_that_is_too_large_for_the_model_proves_nothing_against_it(tmp_path: Path) -> None:
+    """Of 3000 and more, exp is infinite, which an answer may not be."""
+    assert warmed(saved(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])])).unbatched is None
+
+
 def test_a_graph_for_one_row_or_with_one_answer_is_not_batched(tmp_path: Path) -> None:
     identity = [helper.make_node("Identity", ["x"], ["y"])]
     fixed = warmed(saved(tmp_path / "fixed.onnx", identity, rows=1))
