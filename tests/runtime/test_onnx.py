@@ -123,6 +123,17 @@ def test_bfloat16_goes_in_and_comes_out(tmp_path: Path) -> None:
     assert (none.shape, none.dtype) == ((0, 2), x.dtype)
 
 
+def test_a_single_bfloat16_stays_one(tmp_path: Path) -> None:
+    """A number of no dimension is no list of one: the answer would have a shape that nobody asked for."""
+    one, two = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, []) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [one], [two])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    model = by_format.load(detect(tmp_path, Stage.LOAD), LoadOptions(threads=1))
+    [y] = model.run({"x": np.array(1.5, ml_dtypes.bfloat16)}, ("y",))
+    assert (y.shape, y.tolist()) == ((), 1.5)
+
+
 def test_bfloat16_is_served_as_json_and_as_binary(tmp_path: Path, serve: Servers) -> None:
     server = serve(bfloat16(tmp_path), "m")
     n = {"name": "n", "datatype": "INT64", "shape": [1], "data": [7]}

@@ -35,7 +35,8 @@ def needed(session: ort.InferenceSession) -> bool:
 def run(session: ort.InferenceSession, inputs: Tensors, outputs: Sequence[str]) -> list[Any]:
     """Infer once, with numpy's arrays of BF16 on both sides."""
     # onnxruntime reads the memory of these arrays, which therefore have to outlive the run.
-    kept = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+    # (np.ascontiguousarray would make a list of one of a single number.)
+    kept = {name: np.asarray(value, order="C") for name, value in inputs.items()}
     given = {name: _given(value) for name, value in kept.items()}
     answered = session.run_with_ort_values(list(outputs), given)
     return [_taken(value) for value in answered]
