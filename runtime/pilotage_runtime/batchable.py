@@ -85,17 +85,18 @@ def _moved(engine: Engine, row: Tensors) -> str | None:
     Classes, and probabilities near 0 or 1, seldom show of two rows what mixes them. The large row's own answer is
     not looked at: it may be beyond what the model can answer well.
     """
-    crowd = _first_that_runs(engine, _crowds(engine.contract, row))
+    contract = engine.contract
+    crowd = _first_that_runs(engine, (_allowed(contract, rows, row) for rows in _crowds(contract, row)))
     if crowd is None:
         return None
     inputs, without = crowd
-    larger = _of_other_size(engine.contract, row, _FAR)
+    larger = (_allowed(contract, other, row) for other in _of_other_size(contract, row, _FAR))
     beside = _first_that_runs(
-        engine, ({name: np.concatenate([inputs[name], one[name]]) for name in inputs} for one in larger)
+        engine, ({name: np.concatenate([inputs[name], other[name]]) for name in inputs} for other in larger)
     )
     if beside is None:
         return None
-    for spec, value, alone in zip(engine.contract.outputs, beside[1], without, strict=True):
+    for spec, value, alone in zip(contract.outputs, beside[1], without, strict=True):
         if not _equal(spec.datatype, value[:-1], alone):
             return f"output '{spec.name}' of a row depends on the rows beside it"
     return None
@@ -170,6 +171,21 @@ def _of_other_size(contract: Contract, row: Tensors, factors: Sequence[float]) -
             }
             if any(not np.array_equal(array, row[name]) for name, array in other.items()):
                 yield other
+
+
+def _allowed(contract: Contract, rows: Tensors, known: Tensors) -> Tensors:
+    """Bring numbers into the ranges that their features state; a category stays that of the row known to run."""
+    kept = dict(rows)
+    for columns in contract.bounded_columns:
+        array = kept[columns.name]
+        table = array.reshape(-1, columns.width).copy()
+        if columns.bounded:
+            numbers = table[:, columns.indices].astype(np.float64)
+            table[:, columns.indices] = np.clip(numbers, columns.lows, columns.highs).astype(array.dtype)
+        for index, _, _ in columns.listed:
+            table[:, index] = known[columns.name].reshape(-1, columns.width)[0, index]
+        kept[columns.name] = table.reshape(array.shape)
+    return kept
 
 
 def _sized(array: np.ndarray, datatype: str, factor: float, whole: int | None) -> np.ndarray:

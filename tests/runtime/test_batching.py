@@ -1,6 +1,7 @@
 """Requests that share a run: which may, in what order, and what one bad one does to the others."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pilotage_runtime import batchable, formats, warmup
-from pilotage_runtime.contract import Contract, TensorSpec
+from pilotage_runtime.contract import Contract, TensorSpec, refine
 from pilotage_runtime.engine import Engine, Limits
 from pilotage_runtime.errors import BusyError, ModelFailedError, TooLateError
 from pilotage_runtime.failure import Stage
@@ -273,7 +274,8 @@ def saved(path: Path, nodes: list[Any], out: list[Any] | None = None, rows: Any 
 
 def warmed(path: Path, **limits: Any) -> Engine:
     model = by_format.load(formats.detect(path, Stage.LOAD), LoadOptions(threads=1))
-    made = Engine("m", "1", model, model.contract(), limits=Limits(**limits), slot=Sheet().slot(1))
+    stated = refine(model.contract(), path.parent)
+    made = Engine("m", "1", model, stated, limits=Limits(**limits), slot=Sheet().slot(1))
     warmup.warm_up(made)
     return made
 
@@ -346,6 +348,26 @@ def test_what_is_quantized_as_it_runs_shows_of_coarse_answers_too(tmp_path: Path
         model = onnx.load(path)
         model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["N"]))
         onnx.save(model, path)
+    assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
+
+
+def test_ranges_of_features_do_not_hide_what_mixes_rows(tmp_path: Path) -> None:
+    """A row of another size is refused, but callers' numbers differ by as much as the ranges allow."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["v"]),
+        helper.make_node("Softmax", ["v"], ["y"], axis=1),
+    ]
+    bounds = [
+        {"name": "age", "minimum": 18, "maximum": 100},
+        {"name": "income", "minimum": 1000, "maximum": 1_000_000},
+        {"name": "kind", "categories": [1, 2]},
+    ]
+    rows = [[40, 50_000, 1], [41, 51_000, 2]]
+    data = {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": rows}
+    described = {"features": bounds, "sample": {"request": {"inputs": [data]}}}
+    (tmp_path / "contract.json").write_text(json.dumps(described))
+    path = saved(tmp_path / "m.onnx", nodes)
     assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
 
 
