@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from pilotage_runtime.contract import Contract
+from pilotage_runtime.contract import Contract, TensorSpec
 from pilotage_runtime.engine import Engine
 from pilotage_runtime.errors import ModelFailedError, Refused
 from pilotage_runtime.tensors import DATATYPES
@@ -19,6 +19,7 @@ Tensors = Mapping[str, np.ndarray]
 _SEED = 20240607
 _FACTOR = 30.0  # so much larger is a row whose company would show
 _CROWD = 8
+_MISSING = 0.2  # of a crowd's numbers, where NaN is taken
 _FAR = (_FACTOR**3, _FACTOR**2, _FACTOR)  # and so much one that joins a crowd, if the model answers it
 # Kernels of another size add up in another order.
 _RELATIVE = {"FP16": 2e-2, "BF16": 1e-1, "FP32": 1e-3, "FP64": 1e-6}
@@ -80,26 +81,32 @@ def _differs(engine: Engine, rows: list[tuple[Tensors, list[np.ndarray]]]) -> st
 
 
 def _moved(engine: Engine, row: Tensors) -> str | None:
-    """Say which output of a crowd is another once a far larger row joins it.
+    """Say which output of a crowd is another once a far larger row joins it, and one of other signs, and one of NaN.
 
-    Classes, and probabilities near 0 or 1, seldom show of two rows what mixes them. The large row's own answer is
-    not looked at: it may be beyond what the model can answer well.
+    Classes, and probabilities near 0 or 1, seldom show of two rows what mixes them. What joins is not looked at
+    itself: it may be beyond what the model can answer well.
     """
     contract = engine.contract
-    crowd = _first_that_runs(engine, (_allowed(contract, rows, row) for rows in _crowds(contract, row)))
-    if crowd is None:
-        return None
-    inputs, without = crowd
-    larger = (_allowed(contract, other, row) for other in _of_other_size(contract, row, _FAR))
-    beside = _first_that_runs(
-        engine, ({name: np.concatenate([inputs[name], other[name]]) for name in inputs} for other in larger)
-    )
-    if beside is None:
-        return None
-    for spec, value, alone in zip(contract.outputs, beside[1], without, strict=True):
-        if not _equal(spec.datatype, value[:-1], alone):
-            return f"output '{spec.name}' of a row depends on the rows beside it"
+    for mixed in (False, True):
+        crowd = _first_that_runs(
+            engine, (_allowed(contract, rows, row) for rows in _crowds(contract, row, mixed=mixed))
+        )
+        if crowd is None:
+            continue
+        inputs, without = crowd
+        for companies in _companies(contract, row, mixed=mixed):
+            allowed = (_allowed(contract, rows, row) for rows in companies)
+            beside = _first_that_runs(engine, (_joined([inputs, rows]) for rows in allowed))
+            if beside is None:
+                continue
+            for spec, value, alone in zip(contract.outputs, beside[1], without, strict=True):
+                if not _equal(spec.datatype, value[:_CROWD], alone):
+                    return f"output '{spec.name}' of a row depends on the rows beside it"
     return None
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _run(engine: Engine, inputs: Tensors) -> list[np.ndarray]:
@@ -140,32 +147,60 @@ def _others(contract: Contract, sample: Tensors) -> Iterator[Tensors]:
             yield row
 
 
-def _crowds(contract: Contract, row: Tensors) -> Iterator[Tensors]:
-    """Give rows like this one, as different as they may be first: of both signs, and of small whole numbers."""
+def _crowds(contract: Contract, row: Tensors, *, mixed: bool) -> Iterator[Tensors]:
+    """Give rows like this one, as different as they may be first; `mixed`: of both signs, with some NaN."""
     random = np.random.default_rng(_SEED)
-    for lowest, whole in ((-1.5, True), (0.5, True), (-1.5, False), (0.5, False)):
+    many = {name: np.repeat(array, _CROWD, axis=0) for name, array in row.items()}
+    for whole in (True, False):
         yield {
-            spec.name: _varied(
-                np.repeat(row[spec.name], _CROWD, axis=0), spec.datatype, lowest, random, whole=whole
-            )
+            spec.name: _varied(many[spec.name], spec, random, mixed=mixed, whole=whole)
             for spec in contract.inputs
         }
 
 
 def _varied(
-    array: np.ndarray, datatype: str, lowest: float, random: np.random.Generator, *, whole: bool
+    array: np.ndarray, spec: TensorSpec, random: np.random.Generator, *, mixed: bool, whole: bool
 ) -> np.ndarray:
-    if datatype in _RELATIVE:
-        return (array.astype(np.float64) * random.uniform(lowest, 1.5, array.shape)).astype(array.dtype)
-    if datatype == "BYTES" or not whole:
+    if spec.datatype in _RELATIVE:
+        factors = random.uniform(-1.5 if mixed else 0.5, 1.5, array.shape)
+        if mixed and spec.allow_non_finite:
+            factors[random.random(array.shape) < _MISSING] = np.nan
+        return (array.astype(np.float64) * factors).astype(array.dtype)
+    if spec.datatype == "BYTES" or not whole:
         return array
-    return random.integers(0, 2 if datatype == "BOOL" else 3, array.shape).astype(array.dtype)
+    return random.integers(0, 2 if spec.datatype == "BOOL" else 3, array.shape).astype(array.dtype)
+
+
+def _companies(contract: Contract, row: Tensors, *, mixed: bool) -> Iterator[Sequence[Tensors]]:
+    """Give what joins a crowd, each the likeliest to run and tell first.
+
+    A graph may ask whether any number is negative, or NaN, which a mixed crowd has itself. NaN comes alone: it hides
+    what is the largest.
+    """
+    far = list(_of_other_size(contract, row, _FAR))
+    if mixed:
+        yield far
+        return
+    yield [*(_joined([one, _scaled(contract, row, -1.0)]) for one in far), *far]
+    if any(spec.allow_non_finite for spec in contract.inputs):
+        yield [_scaled(contract, row, np.nan)]
+
+
+def _scaled(contract: Contract, row: Tensors, factor: float) -> Tensors:
+    return {
+        spec.name: (row[spec.name].astype(np.float64) * factor).astype(spec.dtype)
+        if spec.datatype in _RELATIVE and (not np.isnan(factor) or spec.allow_non_finite)
+        else row[spec.name]
+        for spec in contract.inputs
+    }
 
 
 def _of_other_size(contract: Contract, row: Tensors, factors: Sequence[float]) -> Iterator[Tensors]:
     """Give rows that are much larger or smaller, the likeliest to tell first; whole numbers stay small."""
     for factor in factors:
-        for whole in (2, None):
+        for whole in (
+            (2, None) if any(spec.datatype not in _RELATIVE for spec in contract.inputs) else (None,)
+        ):
             other = {
                 spec.name: _sized(row[spec.name], spec.datatype, factor, whole) for spec in contract.inputs
             }

@@ -351,6 +351,24 @@ def test_what_is_quantized_as_it_runs_shows_of_coarse_answers_too(tmp_path: Path
     assert warmed(path).unbatched == "output 'y' of a row depends on the rows beside it"
 
 
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x: np.where(np.isnan(x), np.nan_to_num(np.nanmean(x)), x),
+        lambda x: np.zeros_like(x) if np.isnan(x).any() else x,
+        lambda x: np.abs(x) + 1 if (x < 0).any() else x,
+        lambda x: x / 255 if x.max() > 255 else x,
+    ],
+    ids=["filled with the mean", "any NaN", "any negative", "any above 255"],
+)
+def test_what_one_number_of_a_run_decides_for_all_is_not_batched(mixing: Any) -> None:
+    tensor = TensorSpec("x", "FP32", (-1,), allow_non_finite=True)
+    answer = TensorSpec("y", "FP32", (-1,), allow_non_finite=True)
+    made = engine(lambda inputs, _: [mixing(inputs["x"])], Contract((tensor,), (answer,)))
+    warmup.warm_up(made)
+    assert made.unbatched == "output 'y' of a row depends on the rows beside it"
+
+
 def test_ranges_of_features_do_not_hide_what_mixes_rows(tmp_path: Path) -> None:
     """A row of another size is refused, but callers' numbers differ by as much as the ranges allow."""
     nodes = [
