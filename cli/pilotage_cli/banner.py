@@ -16,18 +16,26 @@ _MOST_NAMES = 12
 _WIDE = 300
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command, to which a pipe that closes early is no failure; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def show(server: ServerApi, more: Mapping[str, str], console: Console, took: float) -> None:
     """Print; what the server cannot tell is left out, for it serves all the same."""
     try:
         _show(server, more, console, took)
     except (CommandError, NotAnswering) as error:
         console.print(f"pilotage: {error}", style="red", markup=False)
+    except BrokenPipeError:
+        return  # nobody reads it
 
 
 def terminal(*, stderr: bool = False) -> Console:
     """Write to a terminal as wide as it is, and elsewhere in lines that nothing breaks."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDE)
+    console = _Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else _Console(stderr=stderr, highlight=False, width=_WIDE)
 
 
 def tensors(metadata: dict[str, Any]) -> Table:
