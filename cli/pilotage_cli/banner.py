@@ -43,8 +43,9 @@ def tensors(metadata: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     features = metadata.get("parameters", {}).get("feature_names", [])
     for kind, part in (("in", "inputs"), ("out", "outputs")):
-        for at, tensor in enumerate(metadata[part]):
-            names = features if kind == "in" and at == 0 else []
+        for tensor in metadata[part]:
+            # Where each feature is an input of its own, its name is there already.
+            names = features if kind == "in" and len(metadata["inputs"]) == 1 else []
             table.add_row(
                 Text(f"  {kind}", style="dim"),
                 Text(tensor["name"], style="bold"),

@@ -8,6 +8,9 @@ import json
 import shutil
 from pathlib import Path
 
+from rich.text import Text
+
+from pilotage_cli import banner
 from pilotage_runtime import sealed
 from pilotage_runtime.digest import digest
 from tests.cli.conftest import Terminal
@@ -125,3 +128,12 @@ def test_a_model_that_cannot_be_served_is_refused_as_the_runtime_does(
     assert "which runs code when it is loaded" in refused.stderr
     assert "(Load: UntrustedFormat)" in refused.stderr
     assert refused.stdout == ""
+
+
+def test_features_that_are_inputs_of_their_own_are_told_once() -> None:
+    """All their names beside the first input would read as if it held them all."""
+    inputs = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("age", "income")]
+    metadata = {"inputs": inputs, "outputs": [], "parameters": {"feature_names": ["age", "income"]}}
+    assert list(banner.tensors(metadata).columns[4].cells) == [Text(""), Text("")]
+    one = {**metadata, "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 2]}]}
+    assert list(banner.tensors(one).columns[4].cells) == [Text("age, income")]
